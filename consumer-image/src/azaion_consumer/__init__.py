@@ -1,0 +1,1 @@
+"""From a RabbitMQ stream to annotation files on disk."""

@@ -1,0 +1,1 @@
+"""What the operator and its pods agree on: resources, reports, names, directories, outcomes, logs."""

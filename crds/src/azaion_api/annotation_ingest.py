@@ -1,0 +1,193 @@
+"""AnnotationIngest: reads annotations from a RabbitMQ stream and files them on disk."""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from azaion_api.conditions import Conditions, Resource, Resources, StorageClaim
+from azaion_api.schema import Rule
+
+_DIRECTORY = "^[A-Za-z0-9][A-Za-z0-9_-]*$"
+_SECRET = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"  # noqa: S105 - the pattern of a Secret's name
+
+
+class StartFromType(enum.StrEnum):
+    """Where an ingest without a stored offset begins."""
+
+    FIRST = "First"
+    NEXT = "Next"
+    TIMESTAMP = "Timestamp"
+    OFFSET = "Offset"
+
+
+class StartFrom(Resource, frozen=True, kw_only=True):
+    """Where reading begins when no offset is stored yet."""
+
+    type: Annotated[
+        StartFromType, Meta(description="First (oldest message), Next (only new ones), Timestamp or Offset.")
+    ] = StartFromType.FIRST
+    timestamp: Annotated[datetime, Meta(description="With type Timestamp: the oldest message wanted.")] | None = None
+    offset: Annotated[int, Meta(ge=0, description="With type Offset: the first offset wanted.")] | None = None
+
+
+class SecretRef(Resource, frozen=True, kw_only=True):
+    """A Secret of this namespace."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=253, pattern=_SECRET, description="Name of the Secret.")] = (
+        "azaion-rabbitmq"
+    )
+
+
+class Tls(Resource, frozen=True, kw_only=True):
+    """Encryption of the connection to the broker."""
+
+    enabled: Annotated[bool, Meta(description="True connects with TLS.")] = False
+    ca_secret_name: (
+        Annotated[
+            str,
+            Meta(
+                max_length=253,
+                pattern=_SECRET,
+                description="Secret whose key ca.crt holds the private CA; the system's authorities when empty.",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Stream(Resource, frozen=True, kw_only=True):
+    """The stream and how to reach it."""
+
+    host: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=253,
+            pattern="^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$",
+            description="Host name or address of the broker.",
+        ),
+    ] = "rabbitmq"
+    port: Annotated[int, Meta(ge=1, le=65535, description="Port of the stream protocol.")] = 5552
+    name: Annotated[
+        str, Meta(min_length=1, max_length=255, pattern="^[^/\\x00-\\x1f]+$", description="Name of the stream.")
+    ] = "azaion-annotations"
+    virtual_host: Annotated[str, Meta(min_length=1, max_length=255, description="RabbitMQ virtual host.")] = "/"
+    tls: Annotated[Tls, Meta(description="Encryption of the connection.")] = msgspec.field(default_factory=Tls)
+    credentials_secret_ref: Annotated[SecretRef, Meta(description="Secret with the keys username and password.")] = (
+        msgspec.field(default_factory=SecretRef)
+    )
+    start_from: Annotated[StartFrom, Meta(description="Where reading begins when no offset is stored yet.")] = (
+        msgspec.field(default_factory=StartFrom)
+    )
+
+
+class IngestStorage(StorageClaim, frozen=True, kw_only=True):
+    """The claim and the directories annotations are filed in."""
+
+    data: Annotated[str, Meta(max_length=63, pattern=_DIRECTORY, description="Directory of validated annotations.")] = (
+        "data"
+    )
+    data_seed: Annotated[
+        str, Meta(max_length=63, pattern=_DIRECTORY, description="Directory of annotations not validated yet.")
+    ] = "data-seed"
+    data_deleted: Annotated[
+        str, Meta(max_length=63, pattern=_DIRECTORY, description="Directory of deleted annotations.")
+    ] = "data_deleted"
+
+
+class AnnotationIngestSpec(Resource, frozen=True, kw_only=True):
+    """Which stream is filed where."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="self.storage.data != self.storage.dataSeed && self.storage.data != self.storage.dataDeleted && self.storage.dataSeed != self.storage.dataDeleted",
+            message="storage: data, dataSeed and dataDeleted have to be three different directories",
+        ),
+        Rule(
+            rule="self.stream.startFrom.type != 'Timestamp' || has(self.stream.startFrom.timestamp)",
+            message="stream.startFrom: type Timestamp needs the field timestamp, for example 2026-01-31T00:00:00Z",
+            reason="FieldValueRequired",
+        ),
+        Rule(
+            rule="self.stream.startFrom.type != 'Offset' || has(self.stream.startFrom.offset)",
+            message="stream.startFrom: type Offset needs the field offset",
+            reason="FieldValueRequired",
+        ),
+        Rule(
+            rule="self.storage == oldSelf.storage",
+            message="spec.storage cannot change after creation: the stored offset belongs to these directories; make a new AnnotationIngest",
+            reason="FieldValueForbidden",
+        ),
+    )
+
+    stream: Annotated[Stream, Meta(description="The stream and how to reach it.")] = msgspec.field(
+        default_factory=Stream
+    )
+    storage: Annotated[IngestStorage, Meta(description="Where annotations are filed.")] = msgspec.field(
+        default_factory=IngestStorage
+    )
+    class_count: Annotated[
+        int, Meta(ge=1, le=10000, description="Class numbers from 0 to below this are accepted.")
+    ] = 80
+    resources: Annotated[Resources, Meta(description="Compute resources of the consumer's pod.")] = msgspec.field(
+        default_factory=lambda: Resources(requests={"cpu": "100m", "memory": "128Mi"}, limits={"memory": "1Gi"})
+    )
+    suspend: Annotated[bool, Meta(description="True stops reading; messages wait in the stream.")] = False
+
+
+class IngestPhase(enum.StrEnum):
+    """Where an ingest is."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    FAILED = "Failed"
+
+
+_COUNTS = Annotated[int, Meta(ge=0)]
+
+
+class AnnotationIngestStatus(Resource, frozen=True, kw_only=True):
+    """What the ingest does and has done; written by the operator alone."""
+
+    phase: Annotated[IngestPhase, Meta(description="Pending, Running, Suspended or Failed.")] | None = None
+    message: Annotated[
+        str, Meta(max_length=1024, description="One sentence: what the ingest does or waits for, and why.")
+    ] = ""
+    committed_offset: (
+        Annotated[int, Meta(description="Offset of the last message whose files are durable on disk.")] | None
+    ) = None
+    lag: Annotated[int, Meta(description="Messages in the stream behind the committed offset.")] | None = None
+    messages_per_second: (
+        Annotated[
+            str,
+            Meta(
+                max_length=32,
+                pattern=r"^[0-9]+(\.[0-9]+)?$",
+                description="Pace of the last minute, as a decimal string.",
+            ),
+        ]
+        | None
+    ) = None
+    last_message_time: Annotated[datetime, Meta(description="When the last message was filed.")] | None = None
+    images: Annotated[dict[str, _COUNTS], Meta(max_length=8, description="Images per directory.")] = msgspec.field(
+        default_factory=dict
+    )
+    images_total: Annotated[int, Meta(description="Images in data and data-seed, for people.")] | None = None
+    processed: Annotated[int, Meta(description="Messages applied since the ingest was made.")] = 0
+    rejected: Annotated[
+        dict[str, _COUNTS], Meta(max_length=32, description="Messages set aside in data-rejected, by reason.")
+    ] = msgspec.field(default_factory=dict)
+    observed_generation: (
+        Annotated[int, Meta(description="The metadata.generation this status was decided for.")] | None
+    ) = None
+    conditions: Conditions = ()
+
+
+#: Condition types of an AnnotationIngest.
+INGEST_CONDITIONS = ("Connected", "CaughtUp", "StorageWritable", "Ready")

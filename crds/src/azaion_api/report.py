@@ -1,0 +1,155 @@
+"""What a pod tells the operator, in the ConfigMap made for it.
+
+A report carries the pod's UID and a sequence number. The operator ignores a report of another version, of a pod that is
+not the attempt it watches, or with a sequence not above the last one. Floats are allowed here (status has none),
+NaN and infinity are not: they are None, and `loss_finite` says so.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from azaion_api.outcome import AttemptReason
+from azaion_api.training_run import Checkpoint, DatasetStatus, EvaluationStatus, PromotionStatus, PublishedModel, Stage
+
+R = TypeVar("R", bound="Report")
+
+REPORT_VERSION = 1
+#: Rows of the epoch history a report may hold; older ones are thinned out so that the whole run stays visible.
+MAX_HISTORY = 1000
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Head of every report."""
+
+    version: int = msgspec.field(default=REPORT_VERSION)
+    pod_uid: str
+    sequence: Annotated[int, Meta(ge=1)]
+    time: datetime
+
+
+class EpochRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """One completed epoch, for curves."""
+
+    epoch: int
+    seconds: float
+    train_loss: float | None = None
+    map50: float | None = None
+    map50to95: float | None = None
+    learning_rate: float | None = None
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """How far the stage is."""
+
+    fraction: float = 0.0
+    #: What the pod does right now, for people: "caching images", "validating", "exporting ONNX".
+    activity: str = ""
+    #: Expected seconds to the end of the stage.
+    remaining_seconds: float | None = None
+
+
+class TrainingProgress(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What training has reached."""
+
+    completed_epochs: int = 0
+    epochs: int = 0
+    first_epoch: int = 0
+    batch: int | None = None
+    loss_finite: bool = True
+    map50: float | None = None
+    map50to95: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    f1: float | None = None
+    train_loss: float | None = None
+    losses: dict[str, float | None] = msgspec.field(default_factory=dict)
+    learning_rate: float | None = None
+    best_epoch: int | None = None
+    best_map50to95: float | None = None
+    checkpoint: Checkpoint | None = None
+    checkpoint_failures: int = 0
+    #: What the resume found, for people: which checkpoint was taken, which were skipped and why.
+    resumed: str = ""
+    history: tuple[EpochRow, ...] = ()
+
+
+class RunReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What one stage's pod has reached; keys of the ConfigMap are `prepare.json`, `train.json`, ..."""
+
+    stage: Stage
+    progress: Progress = msgspec.field(default_factory=Progress)
+    training: TrainingProgress | None = None
+    dataset: DatasetStatus | None = None
+    evaluation: EvaluationStatus | None = None
+    models: tuple[PublishedModel, ...] = ()
+    #: Publish: the dated directory under models/ and the decision it carried out.
+    model_name: str | None = None
+    promotion: PromotionStatus | None = None
+    #: Set in the last report: how the pod ends.
+    outcome: AttemptReason | None = None
+    message: str = ""
+
+
+class IngestCondition(msgspec.Struct, frozen=True, rename="camel"):
+    """A condition as the consumer sees it."""
+
+    status: bool
+    reason: str
+    message: str = ""
+
+
+class IngestReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What the consumer has reached; key `ingest.json`."""
+
+    connected: IngestCondition
+    storage_writable: IngestCondition
+    caught_up: IngestCondition
+    committed_offset: int | None = None
+    lag: int | None = None
+    messages_per_second: float | None = None
+    last_message_time: datetime | None = None
+    images: dict[str, int] = msgspec.field(default_factory=dict)
+    processed: int = 0
+    rejected: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+class StorageReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What lies on the chart's claim; key `storage.json`, written by the storage pod."""
+
+    #: Files of models/ that a run may start from (`yolo26m.pt`), and lines' links (`azaion.pt`).
+    base_models: tuple[str, ...] = ()
+    #: Images per data directory, counted up to COUNT_LIMIT.
+    images: dict[str, int] = msgspec.field(default_factory=dict)
+    capacity_bytes: int = 0
+    available_bytes: int = 0
+    #: What is wrong with the tree (missing, wrong owner, not writable), each with what to do; empty when all is well.
+    problems: tuple[str, ...] = ()
+    classes_present: bool = False
+
+
+def parse_run_report(text: str) -> RunReport | None:
+    """The report, or None when it is not one of ours (garbage, another version)."""
+    return _parse(text, RunReport)
+
+
+def parse_ingest_report(text: str) -> IngestReport | None:
+    """The report, or None when it is not one of ours."""
+    return _parse(text, IngestReport)
+
+
+def parse_storage_report(text: str) -> StorageReport | None:
+    """The report, or None when it is not one of ours."""
+    return _parse(text, StorageReport)
+
+
+def _parse(text: str, type_: type[R]) -> R | None:
+    try:
+        found = msgspec.json.decode(text, type=type_)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return None
+    return found if found.version == REPORT_VERSION else None

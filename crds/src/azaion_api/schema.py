@@ -1,0 +1,155 @@
+"""From typed resources to structural OpenAPI schemas, as the API server wants them.
+
+The API server refuses `$ref`, `anyOf` with null and unbounded CEL inputs, so the schema is written
+from msgspec's type information directly instead of being mended after `msgspec.json.schema`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import inspect
+
+Schema = dict[str, Any]
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One CEL rule of the API server.
+
+    `rule` must hold; `message` is what a person reads when it does not: what is wrong and what to do.
+    `reason` and `field_path` go into the machine-readable error.
+    """
+
+    rule: str
+    message: str
+    field_path: str | None = None
+    reason: str = "FieldValueInvalid"
+    message_expression: str | None = None
+
+    def to_schema(self) -> Schema:
+        found: Schema = {"rule": self.rule, "message": self.message, "reason": self.reason}
+        if self.message_expression is not None:
+            found["messageExpression"] = self.message_expression
+        if self.field_path is not None:
+            found["fieldPath"] = self.field_path
+        return found
+
+
+def structural_schema(type_: type) -> Schema:
+    """The structural schema of a typed resource part.
+
+    Raises TypeError naming the field when a type has no structural form or a field has no description.
+    """
+    return _schema(inspect.type_info(type_), type_.__name__)
+
+
+def _schema(info: inspect.Type, where: str) -> Schema:
+    if isinstance(info, inspect.Metadata):
+        found = _schema(info.type, where)
+        found.update(info.extra_json_schema or {})
+        return found
+    if isinstance(info, inspect.UnionType):
+        return _union(info, where)
+    if isinstance(info, inspect.StructType):
+        return _struct(info, where)
+    if isinstance(info, inspect.BoolType):
+        return {"type": "boolean"}
+    if isinstance(info, inspect.IntType):
+        found = {"type": "integer", "format": "int64"}
+        found.update(_bounds(minimum=info.ge, maximum=info.le, multipleOf=info.multiple_of))
+        return found
+    if isinstance(info, inspect.StrType):
+        return {
+            "type": "string",
+            **_bounds(minLength=info.min_length, maxLength=info.max_length, pattern=info.pattern),
+        }
+    if isinstance(info, inspect.DateTimeType):
+        return {"type": "string", "format": "date-time"}
+    if isinstance(info, inspect.EnumType):
+        return {"type": "string", "enum": [member.value for member in info.cls]}
+    if isinstance(info, inspect.LiteralType):
+        return {"type": "string", "enum": list(info.values)}
+    if isinstance(info, (inspect.ListType, inspect.VarTupleType)):
+        return {
+            "type": "array",
+            "items": _schema(info.item_type, f"{where}[]"),
+            **_bounds(minItems=info.min_length, maxItems=info.max_length),
+        }
+    if isinstance(info, inspect.DictType):
+        return {
+            "type": "object",
+            "additionalProperties": _schema(info.value_type, f"{where}{{}}"),
+            **_bounds(minProperties=info.min_length, maxProperties=info.max_length),
+        }
+    raise TypeError(
+        f"{where}: {type(info).__name__} has no structural schema; use str, int, bool, enum, list, map or a Struct"
+    )
+
+
+def _union(info: inspect.UnionType, where: str) -> Schema:
+    members = [m for m in info.types if not isinstance(m, inspect.NoneType)]
+    if len(members) == 1:
+        return _schema(members[0], where)
+    kinds = {type(m.type if isinstance(m, inspect.Metadata) else m) for m in members}
+    if kinds == {inspect.IntType, inspect.StrType}:
+        return {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
+    raise TypeError(f"{where}: only `T | None` and `int | str` have a structural schema")
+
+
+def _struct(info: inspect.StructType, where: str) -> Schema:
+    properties: Schema = {}
+    required: list[str] = []
+    for field in info.fields:
+        at = f"{where}.{field.encode_name}"
+        schema = _schema(field.type, at)
+        if "description" not in schema:
+            raise TypeError(f"{at}: every field needs a description")
+        if field.required:
+            required.append(field.encode_name)
+        else:
+            default = _default(field)
+            if default is not None:
+                schema["default"] = default
+        properties[field.encode_name] = schema
+    found: Schema = {"type": "object", "properties": properties}
+    if required:
+        found["required"] = required
+    if info.cls.__doc__:
+        found["description"] = " ".join(info.cls.__doc__.split())
+    rules: tuple[Rule, ...] = getattr(info.cls, "RULES", ())
+    if rules:
+        found["x-kubernetes-validations"] = [rule.to_schema() for rule in rules]
+    return found
+
+
+def _default(field: inspect.Field) -> Any:
+    """The default as plain JSON; a Struct defaults to `{}` so that its own fields' defaults apply one by one."""
+    if field.default is not msgspec.NODEFAULT:
+        value = field.default
+    elif field.default_factory is not msgspec.NODEFAULT:
+        value = field.default_factory()
+    else:
+        return None
+    if isinstance(value, msgspec.Struct):
+        return {}
+    if isinstance(value, enum.Enum):
+        return value.value
+    plain = msgspec.to_builtins(value)
+    # An empty list or map as a default says nothing that its absence does not.
+    return None if plain in ([], {}) else plain
+
+
+def _bounds(**limits: Any) -> Schema:
+    return {name: value for name, value in limits.items() if value is not None}
+
+
+def without_none(value: Any) -> Any:
+    """Plain JSON with every None dropped from maps, as the API server stores it."""
+    if isinstance(value, Mapping):
+        return {key: without_none(item) for key, item in value.items() if item is not None}
+    if isinstance(value, (list, tuple)):
+        return [without_none(item) for item in value]
+    return value

@@ -1,0 +1,68 @@
+"""What the operator asks of a pod, passed as one environment variable: no secrets are in it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from azaion_api.annotation_ingest import AnnotationIngestSpec
+from azaion_api.conditions import Resource
+from azaion_api.names import JobStage
+from azaion_api.training_run import DatasetStatus, PromotionStatus, TrainingRunSpec
+
+#: Holds a RunTask (trainer) or an IngestTask (consumer) as JSON.
+TASK_VARIABLE = "AZAION_TASK"
+#: Beside it, by the downward API.
+POD_UID_VARIABLE = "AZAION_POD_UID"
+NAMESPACE_VARIABLE = "AZAION_NAMESPACE"
+LOG_LEVEL_VARIABLE = "AZAION_LOG_LEVEL"
+#: Where the broker's credentials are mounted in the consumer: files `username` and `password`.
+CREDENTIALS_PATH = "/etc/azaion/rabbitmq"
+#: Where a private CA is mounted in the consumer: file `ca.crt`.
+CA_PATH = "/etc/azaion/rabbitmq-ca"
+
+
+class RunTask(Resource, frozen=True, kw_only=True):
+    """One attempt of one stage of a run."""
+
+    run: str
+    uid: str
+    stage: JobStage
+    attempt: int
+    #: `runs/<name>-<uid8>`.
+    directory: str
+    spec: TrainingRunSpec
+    #: ConfigMap to report in, under `names.report_key(stage)`.
+    report: str
+    #: From prepare's report on.
+    dataset: DatasetStatus | None = None
+    #: Images per step in force when the operator lowered it.
+    batch: int | None = None
+    #: The line's current model, a .pt relative to the storage root; None when there is none.
+    current_model: str | None = None
+    #: What publish has to carry out and record in the sidecar; None before.
+    promotion: PromotionStatus | None = None
+
+
+class IngestTask(Resource, frozen=True, kw_only=True):
+    """What a consumer pod reads and files."""
+
+    ingest: str
+    uid: str
+    spec: AnnotationIngestSpec
+    #: ConfigMap to report in, under `names.INGEST_REPORT_KEY`.
+    report: str
+
+
+def encode_task(task: RunTask | IngestTask) -> str:
+    """The value of TASK_VARIABLE."""
+    return msgspec.json.encode(task).decode()
+
+
+def decode_run_task(text: str) -> RunTask:
+    """Raises msgspec.ValidationError (path and reason) when it is not a task of ours."""
+    return msgspec.json.decode(text, type=RunTask)
+
+
+def decode_ingest_task(text: str) -> IngestTask:
+    """Raises msgspec.ValidationError (path and reason) when it is not a task of ours."""
+    return msgspec.json.decode(text, type=IngestTask)

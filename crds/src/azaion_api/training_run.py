@@ -1,0 +1,670 @@
+"""TrainingRun: one training from forming its data set to publishing its model."""
+
+from __future__ import annotations
+
+import enum
+from datetime import datetime
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from azaion_api.conditions import Conditions, Resource, Resources, StorageClaim, Toleration
+from azaion_api.outcome import AttemptReason
+from azaion_api.schema import Rule
+from azaion_api.ultralytics_arguments import ALLOWED_PARAMETERS
+
+FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}"
+#: Ratios between 0 and 1 as decimal strings: the API carries no floats.
+Ratio = Annotated[str, Meta(max_length=32, pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$")]
+Decimal = Annotated[str, Meta(max_length=32, pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$")]
+
+
+class GroupBy(enum.StrEnum):
+    """Name splits image by image; Media keeps all images of one video in one split."""
+
+    NAME = "Name"
+    MEDIA = "Media"
+
+
+class Device(enum.StrEnum):
+    """What trains: GPU asks for one nvidia.com/gpu."""
+
+    GPU = "GPU"
+    CPU = "CPU"
+
+
+class Metric(enum.StrEnum):
+    """What models are compared by."""
+
+    MAP50 = "MAP50"
+    MAP50TO95 = "MAP50To95"
+
+
+class ExportFormat(enum.StrEnum):
+    """Formats a model is exported to."""
+
+    ONNX = "ONNX"
+
+
+class Promotion(enum.StrEnum):
+    """When a model becomes its line's current one."""
+
+    IF_BETTER = "IfBetter"
+    ALWAYS = "Always"
+    MANUAL = "Manual"
+
+
+class LineRef(Resource, frozen=True, kw_only=True):
+    """The model line a run trains for."""
+
+    name: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=40,
+            pattern="^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+            description="ModelLine of this namespace; made when absent.",
+        ),
+    ] = "azaion"
+
+
+class Model(Resource, frozen=True, kw_only=True):
+    """What training starts from."""
+
+    base: Annotated[
+        str,
+        Meta(
+            max_length=128,
+            pattern=rf"^(Current|{FILE_NAME}\.(pt|yaml))$",
+            description="A file of models/ (yolo26m.pt), an architecture trained from scratch (yolo26n.yaml), or Current for the line's current model.",
+        ),
+    ] = "yolo26m.pt"
+
+
+class Split(Resource, frozen=True, kw_only=True):
+    """Parts of the data set in percent; they sum to 100."""
+
+    train: Annotated[int, Meta(ge=0, le=100, description="Percent of the images to train on.")] = 70
+    valid: Annotated[int, Meta(ge=0, le=100, description="Percent of the images to validate on after each epoch.")] = 20
+    test: Annotated[int, Meta(ge=0, le=100, description="Percent of the images kept unseen for the evaluation.")] = 10
+
+
+class Classes(Resource, frozen=True, kw_only=True):
+    """Where class names come from."""
+
+    path: Annotated[
+        str,
+        Meta(
+            max_length=128,
+            pattern=rf"^{FILE_NAME}\.json$",
+            description="File at the top of the storage with the list of {Id, Name, ShortName, Color}.",
+        ),
+    ] = "classes.json"
+
+
+class Dataset(Resource, frozen=True, kw_only=True):
+    """What the run learns from."""
+
+    source: Annotated[
+        str,
+        Meta(
+            max_length=63,
+            pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$",
+            description="Directory with images/ and labels/ that a new data set is formed from.",
+        ),
+    ] = "data"
+    existing: (
+        Annotated[
+            str,
+            Meta(
+                max_length=140,
+                pattern=rf"^datasets/{FILE_NAME}$",
+                description="A data set to use as it is instead of forming one; also a plain YOLO directory with a data.yaml.",
+            ),
+        ]
+        | None
+    ) = None
+    split: Annotated[Split, Meta(description="How a new data set is split.")] = msgspec.field(default_factory=Split)
+    seed: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=2147483647,
+            description="Seed of the split: the same seed puts an image into the same split for ever.",
+        ),
+    ] = 0
+    group_by: Annotated[
+        GroupBy, Meta(description="Name splits image by image; Media keeps the images of one video together.")
+    ] = GroupBy.NAME
+    classes: Annotated[Classes, Meta(description="Where class names come from.")] = msgspec.field(
+        default_factory=Classes
+    )
+    min_images: Annotated[
+        int, Meta(ge=1, le=100000000, description="The run waits as Pending until the source holds this many images.")
+    ] = 1
+
+
+class Training(Resource, frozen=True, kw_only=True):
+    """How the model is trained; the defaults are the founding values."""
+
+    epochs: Annotated[int, Meta(ge=1, le=10000, description="Epochs in all. May be raised while the run trains.")] = 120
+    batch: Annotated[
+        int | str,
+        Meta(description="Images per step, or Auto to fit the GPU's memory."),
+    ] = 11
+    image_size: Annotated[
+        int,
+        Meta(
+            ge=32, le=4096, multiple_of=32, description="Side of the square training image in pixels, a multiple of 32."
+        ),
+    ] = 1280
+    save_period: Annotated[int, Meta(ge=1, le=10000, description="Epochs between kept epoch checkpoints.")] = 1
+    workers: Annotated[int, Meta(ge=0, le=256, description="Loader processes; capped by the cores of the node.")] = 24
+    patience: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=10000,
+            description="Epochs without improvement after which training ends early; 0 never ends early.",
+        ),
+    ] = 100
+    device: Annotated[Device, Meta(description="GPU asks for one nvidia.com/gpu; CPU asks for none.")] = Device.GPU
+    parameters: Annotated[
+        dict[str, Annotated[str, Meta(max_length=64)]],
+        Meta(
+            max_length=64,
+            description='Other ultralytics training arguments by name, as strings (lr0: "0.005"); names that have a field of their own, run code or write elsewhere are refused.',
+        ),
+    ] = msgspec.field(default_factory=dict)
+    resume_from: (
+        Annotated[
+            str,
+            Meta(
+                max_length=140,
+                pattern=rf"^runs/{FILE_NAME}$",
+                description="Directory of an earlier run whose newest verified checkpoint this run continues from.",
+            ),
+        ]
+        | None
+    ) = None
+    checkpoint_interval_seconds: Annotated[
+        int, Meta(ge=10, le=86400, description="At most this much training is lost by a kill, in seconds.")
+    ] = 900
+
+
+class OutOfMemory(Resource, frozen=True, kw_only=True):
+    """What happens when the GPU's memory does not suffice."""
+
+    min_batch: Annotated[
+        int, Meta(ge=1, le=4096, description="The batch is halved down to this; below it the run fails.")
+    ] = 1
+
+
+class Recovery(Resource, frozen=True, kw_only=True):
+    """What a run does about its own faults."""
+
+    max_restarts: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Attempts after the first that the run's own faults may cost; a lost node or an eviction does not count.",
+        ),
+    ] = 10
+    out_of_memory: Annotated[OutOfMemory, Meta(description="What happens when the GPU's memory does not suffice.")] = (
+        msgspec.field(default_factory=OutOfMemory)
+    )
+    stall_timeout_seconds: (
+        Annotated[
+            int,
+            Meta(
+                ge=60,
+                le=864000,
+                description="A pod without any sign of work for this long is ended and resumed; measured from the pace, at least 600 s, when empty.",
+            ),
+        ]
+        | None
+    ) = None
+
+
+class Evaluation(Resource, frozen=True, kw_only=True):
+    """How the new model is compared with the line's current one."""
+
+    metric: Annotated[Metric, Meta(description="What the models are compared by, on the test split.")] = (
+        Metric.MAP50TO95
+    )
+    min_gain: Annotated[
+        Decimal, Meta(description="Gain over the current model, as a difference of ratios, that promotes.")
+    ] = "0"
+    confidence: Annotated[
+        Ratio, Meta(description="Confidence of the interval of the gain whose lower bound has to reach minGain.")
+    ] = "0.9"
+
+
+class Export(Resource, frozen=True, kw_only=True):
+    """What the trained model is exported to."""
+
+    formats: Annotated[
+        tuple[ExportFormat, ...],
+        Meta(
+            max_length=4,
+            description="Formats beside the .pt itself.",
+            extra_json_schema={"x-kubernetes-list-type": "set"},
+        ),
+    ] = (ExportFormat.ONNX,)
+    image_size: Annotated[
+        int,
+        Meta(
+            ge=32,
+            le=4096,
+            multiple_of=32,
+            description="Side of the square input image of the exported model in pixels, a multiple of 32.",
+        ),
+    ] = 1280
+
+
+class Publish(Resource, frozen=True, kw_only=True):
+    """What happens to the trained model."""
+
+    promotion: Annotated[
+        Promotion, Meta(description="IfBetter promotes a better model, Always any, Manual waits for approved.")
+    ] = Promotion.IF_BETTER
+    approved: Annotated[bool, Meta(description="With promotion Manual: true publishes the waiting model.")] = False
+
+
+def _frozen(path: str) -> Rule:
+    name = path.removeprefix("spec.")
+    return Rule(
+        rule=_unchanged(name),
+        message=f"{path} cannot change after creation; make a new TrainingRun (training.resumeFrom takes over this run's checkpoints)",
+        reason="FieldValueForbidden",
+    )
+
+
+def _unchanged(name: str) -> str:
+    """CEL: the optional or defaulted field is as it was."""
+    parts = name.split(".")
+    has_new = " && ".join(f"has(self.{'.'.join(parts[: i + 1])})" for i in range(len(parts)))
+    has_old = has_new.replace("has(self.", "has(oldSelf.")
+    return f"({has_new}) == ({has_old}) && (!({has_new}) || self.{name} == oldSelf.{name})"
+
+
+class TrainingRunSpec(Resource, frozen=True, kw_only=True):
+    """What to train, on what, and what becomes of it. An empty spec is a full training with the founding values."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="self.dataset.split.train + self.dataset.split.valid + self.dataset.split.test == 100",
+            message="dataset.split: train, valid and test are percentages and have to sum to 100; mend them, for example 70, 20 and 10",
+        ),
+        Rule(
+            rule="self.dataset.split.train > 0 && self.dataset.split.valid > 0",
+            message="dataset.split: train and valid each need at least 1 percent, training cannot do without them",
+        ),
+        Rule(
+            rule="type(self.training.batch) == int ? (self.training.batch >= 1 && self.training.batch <= 4096) : self.training.batch == 'Auto'",
+            message="training.batch has to be a number of images from 1 to 4096, or Auto",
+        ),
+        Rule(
+            rule="!has(self.training.parameters) || self.training.parameters.all(k, k in ["
+            + ",".join(f"'{name}'" for name in ALLOWED_PARAMETERS)
+            + "])",
+            message="training.parameters: a name is not an ultralytics argument that may be set here; arguments with a field of their own "
+            "(epochs, batch, imageSize, workers, patience, device, model.base) are set there, and those that run code or choose paths are refused",
+        ),
+        Rule(
+            rule="self.training.epochs >= oldSelf.training.epochs",
+            message="training.epochs can only be raised; to end a run early set suspend or delete it, its checkpoints stay",
+            reason="FieldValueForbidden",
+        ),
+        _frozen("spec.lineRef"),
+        _frozen("spec.model"),
+        _frozen("spec.dataset"),
+        *(
+            _frozen(f"spec.training.{name}")
+            for name in (
+                "batch",
+                "imageSize",
+                "savePeriod",
+                "workers",
+                "patience",
+                "device",
+                "parameters",
+                "resumeFrom",
+                "checkpointIntervalSeconds",
+            )
+        ),
+        _frozen("spec.resources"),
+        _frozen("spec.nodeSelector"),
+        _frozen("spec.tolerations"),
+        _frozen("spec.runtimeClassName"),
+        _frozen("spec.queueName"),
+        _frozen("spec.storage"),
+        _frozen("spec.recovery"),
+        _frozen("spec.evaluation"),
+        _frozen("spec.export"),
+    )
+
+    line_ref: Annotated[LineRef, Meta(description="The model line this run trains for.")] = msgspec.field(
+        default_factory=LineRef
+    )
+    model: Annotated[Model, Meta(description="What training starts from.")] = msgspec.field(default_factory=Model)
+    dataset: Annotated[Dataset, Meta(description="What the run learns from.")] = msgspec.field(default_factory=Dataset)
+    training: Annotated[
+        Training, Meta(description="How the model is trained; the defaults are the founding values.")
+    ] = msgspec.field(default_factory=Training)
+    resources: Annotated[
+        Resources, Meta(description="Compute resources of the stages' pods; one GPU is added for device GPU.")
+    ] = msgspec.field(default_factory=lambda: Resources(requests={"cpu": "1", "memory": "4Gi"}))
+    node_selector: Annotated[
+        dict[str, Annotated[str, Meta(max_length=63)]],
+        Meta(max_length=16, description="Labels of the nodes the pods may run on."),
+    ] = msgspec.field(default_factory=dict)
+    tolerations: Annotated[
+        tuple[Toleration, ...],
+        Meta(
+            max_length=16,
+            description="Taints the pods tolerate, beside an unreachable node.",
+            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+        ),
+    ] = ()
+    runtime_class_name: (
+        Annotated[
+            str,
+            Meta(
+                max_length=63,
+                pattern="^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+                description="RuntimeClass of the GPU pods (nvidia); the chart's when empty.",
+            ),
+        ]
+        | None
+    ) = None
+    priority: Annotated[
+        int,
+        Meta(
+            ge=-1000,
+            le=1000,
+            description="Place in the queue: higher goes first, then the older run. Never ends a running one.",
+        ),
+    ] = 0
+    queue_name: (
+        Annotated[
+            str,
+            Meta(
+                max_length=63,
+                pattern="^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+                description="Kueue LocalQueue that the GPU Jobs are handed to.",
+            ),
+        ]
+        | None
+    ) = None
+    storage: Annotated[StorageClaim, Meta(description="Where the directory tree lies.")] = msgspec.field(
+        default_factory=StorageClaim
+    )
+    suspend: Annotated[
+        bool, Meta(description="True saves a checkpoint and frees the GPU; false goes on where it was.")
+    ] = False
+    ttl_seconds_after_finished: (
+        Annotated[
+            int,
+            Meta(
+                ge=0,
+                le=315360000,
+                description="The finished run is deleted after this many seconds; its files stay. Never when empty.",
+            ),
+        ]
+        | None
+    ) = None
+    recovery: Annotated[Recovery, Meta(description="What the run does about its own faults.")] = msgspec.field(
+        default_factory=Recovery
+    )
+    evaluation: Annotated[Evaluation, Meta(description="How the new model is compared with the current one.")] = (
+        msgspec.field(default_factory=Evaluation)
+    )
+    export: Annotated[Export, Meta(description="What the trained model is exported to.")] = msgspec.field(
+        default_factory=Export
+    )
+    publish: Annotated[Publish, Meta(description="What happens to the trained model.")] = msgspec.field(
+        default_factory=Publish
+    )
+
+
+class Phase(enum.StrEnum):
+    """Where a run is. Pending cannot be queued yet; the message says why."""
+
+    PENDING = "Pending"
+    QUEUED = "Queued"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+FINISHED_PHASES = frozenset({Phase.SUCCEEDED, Phase.FAILED})
+
+
+class Stage(enum.StrEnum):
+    """What a running run does."""
+
+    PREPARING = "Preparing"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    EXPORTING = "Exporting"
+    PUBLISHING = "Publishing"
+
+
+class ValidationMetrics(Resource, frozen=True, kw_only=True):
+    """The newest epoch's figures on the validation split, ratios as decimal strings."""
+
+    map50: Annotated[Decimal, Meta(description="Mean average precision at IoU 0.50.")] | None = None
+    map50to95: Annotated[Decimal, Meta(description="Mean average precision over IoU 0.50 to 0.95.")] | None = None
+    precision: Annotated[Decimal, Meta(description="Precision at the best F1.")] | None = None
+    recall: Annotated[Decimal, Meta(description="Recall at the best F1.")] | None = None
+    f1: Annotated[Decimal, Meta(description="Best F1 over confidences.")] | None = None
+    train_loss: (
+        Annotated[Decimal, Meta(description="Sum of the training loss components, mean of the epoch.")] | None
+    ) = None
+    losses: Annotated[
+        dict[str, Decimal], Meta(max_length=16, description="Loss components by name (train/box, val/cls, ...).")
+    ] = msgspec.field(default_factory=dict)
+    learning_rate: Annotated[Decimal, Meta(description="Learning rate of the first parameter group.")] | None = None
+
+
+class Best(Resource, frozen=True, kw_only=True):
+    """The best epoch so far on the validation split."""
+
+    epoch: Annotated[int, Meta(description="Epoch, from 1.")]
+    map50to95: Annotated[Decimal, Meta(description="Its mean average precision over IoU 0.50 to 0.95.")]
+
+
+class Checkpoint(Resource, frozen=True, kw_only=True):
+    """The newest checkpoint that was read back and verified."""
+
+    epoch: Annotated[int, Meta(description="Completed epochs it holds.")]
+    images_seen: Annotated[int, Meta(description="Images of the epoch after that it holds already.")] = 0
+    time: Annotated[datetime, Meta(description="When it was verified.")]
+    path: Annotated[str, Meta(max_length=512, description="File relative to the storage root.")]
+    sha256: Annotated[str, Meta(max_length=64, description="Digest of the file.")]
+
+
+class DatasetStatus(Resource, frozen=True, kw_only=True):
+    """The data set the run uses."""
+
+    path: Annotated[str, Meta(max_length=256, description="Directory relative to the storage root.")]
+    train: Annotated[int, Meta(description="Images to train on.")]
+    valid: Annotated[int, Meta(description="Images to validate on.")]
+    test: Annotated[int, Meta(description="Images for the evaluation.")]
+    corrupted: Annotated[int, Meta(description="Pairs set aside as unusable.")] = 0
+    digest: Annotated[str, Meta(max_length=71, description="Digest over names, contents and splits.")] | None = None
+    stream_offset: (
+        Annotated[int, Meta(description="Stream offset up to which annotations were on disk when it was formed.")]
+        | None
+    ) = None
+
+
+class Scores(Resource, frozen=True, kw_only=True):
+    """One model's figures on the test split, ratios as decimal strings."""
+
+    map50: Annotated[Decimal, Meta(description="Mean average precision at IoU 0.50.")]
+    map50to95: Annotated[Decimal, Meta(description="Mean average precision over IoU 0.50 to 0.95.")]
+    precision: Annotated[Decimal, Meta(description="Precision at the best F1.")]
+    recall: Annotated[Decimal, Meta(description="Recall at the best F1.")]
+    f1: Annotated[Decimal, Meta(description="Best F1 over confidences.")]
+
+
+class EvaluationStatus(Resource, frozen=True, kw_only=True):
+    """What the evaluation found on the test split."""
+
+    new: Annotated[Scores, Meta(description="The trained model.")]
+    current: (
+        Annotated[
+            Scores,
+            Meta(
+                description="The line's current model with the same settings; empty when there is none or it cannot be judged."
+            ),
+        ]
+        | None
+    ) = None
+    current_message: (
+        Annotated[
+            str,
+            Meta(
+                max_length=1024, description="Why the current model was not judged, or what the comparison leaves out."
+            ),
+        ]
+        | None
+    ) = None
+    hard_samples: Annotated[int, Meta(description="Images with a missed or low-confidence object.")] = 0
+    images: Annotated[int, Meta(description="Images evaluated.")] = 0
+
+
+class Attempt(Resource, frozen=True, kw_only=True):
+    """One pod that ended, or the one that runs."""
+
+    pod: Annotated[str, Meta(max_length=253, description="Pod name.")]
+    pod_uid: Annotated[str, Meta(max_length=64, description="Pod UID.")]
+    stage: Annotated[str, Meta(max_length=16, description="prepare, train, evaluate or publish.")]
+    number: Annotated[int, Meta(description="Number of the attempt within its stage, from 1.")]
+    started: Annotated[datetime, Meta(description="When its container started.")] | None = None
+    ended: Annotated[datetime, Meta(description="When it ended; empty while it runs.")] | None = None
+    reason: Annotated[AttemptReason, Meta(description="Why it ended.")] | None = None
+    message: Annotated[str, Meta(max_length=1024, description="Its last word.")] = ""
+    exit_code: Annotated[int, Meta(description="Exit code of the container.")] | None = None
+    first_epoch: Annotated[int, Meta(description="Completed epochs when it began.")] | None = None
+    last_epoch: Annotated[int, Meta(description="Completed epochs when it ended.")] | None = None
+    batch: Annotated[int, Meta(description="Images per step.")] | None = None
+    node: Annotated[str, Meta(max_length=253, description="Node it ran on.")] | None = None
+
+
+class PublishedModel(Resource, frozen=True, kw_only=True):
+    """One file the run made."""
+
+    role: Annotated[str, Meta(max_length=16, description="trained, evaluated, exported or deployed.")]
+    format: Annotated[str, Meta(max_length=16, description="PyTorch, ONNX, ...")]
+    path: Annotated[str, Meta(max_length=512, description="File relative to the storage root.")]
+    sha256: Annotated[str, Meta(max_length=64, description="Digest of the file.")]
+    size_bytes: Annotated[int, Meta(description="Size of the file in bytes.")] = 0
+
+
+class PromotionDecision(enum.StrEnum):
+    """Waiting until it is decided."""
+
+    WAITING = "Waiting"
+    PROMOTED = "Promoted"
+    REJECTED = "Rejected"
+
+
+class PromotionStatus(Resource, frozen=True, kw_only=True):
+    """Whether the model became the line's current one."""
+
+    decision: Annotated[PromotionDecision, Meta(description="Waiting, Promoted or Rejected.")] = (
+        PromotionDecision.WAITING
+    )
+    reason: Annotated[str, Meta(max_length=1024, description="The numbers behind the decision.")] = ""
+
+
+class TrainingRunStatus(Resource, frozen=True, kw_only=True):
+    """What the run does and has done; written by the operator alone."""
+
+    phase: (
+        Annotated[
+            Phase,
+            Meta(
+                description="Pending (cannot be queued yet), Queued, Running, Suspended, AwaitingApproval, Succeeded or Failed."
+            ),
+        ]
+        | None
+    ) = None
+    stage: (
+        Annotated[Stage, Meta(description="Preparing, Training, Evaluating, Exporting or Publishing while it runs.")]
+        | None
+    ) = None
+    message: Annotated[
+        str, Meta(max_length=1024, description="One sentence: what the run does or waits for, and why.")
+    ] = ""
+    completed_epochs: Annotated[int, Meta(description="Epochs completed.")] = 0
+    epochs: Annotated[int, Meta(description="Epochs in all.")] = 0
+    epoch_column: Annotated[str, Meta(max_length=24, description="Completed of all epochs, for people.")] = ""
+    remaining_seconds: Annotated[int, Meta(description="Expected seconds to the end of the run.")] | None = None
+    estimated_completion_time: Annotated[datetime, Meta(description="When the run is expected to end.")] | None = None
+    time_left: Annotated[str, Meta(max_length=24, description="Expected time to the end, for people.")] | None = None
+    active_seconds: Annotated[int, Meta(description="Seconds its pods ran, over all attempts.")] = 0
+    start_time: Annotated[datetime, Meta(description="When the run was released from the queue.")] | None = None
+    completion_time: Annotated[datetime, Meta(description="When the run finished.")] | None = None
+    batch: (
+        Annotated[int, Meta(description="Images per step in force; smaller than asked for after GPU memory ran out.")]
+        | None
+    ) = None
+    metrics: (
+        Annotated[ValidationMetrics, Meta(description="The newest epoch's figures on the validation split.")] | None
+    ) = None
+    best: Annotated[Best, Meta(description="The best epoch so far.")] | None = None
+    checkpoint: Annotated[Checkpoint, Meta(description="The newest verified checkpoint.")] | None = None
+    checkpoint_failures: Annotated[
+        int, Meta(description="Checkpoints that could not be written, over all attempts.")
+    ] = 0
+    dataset: Annotated[DatasetStatus, Meta(description="The data set the run uses.")] | None = None
+    evaluation: Annotated[EvaluationStatus, Meta(description="What the evaluation found on the test split.")] | None = (
+        None
+    )
+    attempts: Annotated[
+        tuple[Attempt, ...],
+        Meta(
+            max_length=20, description="The newest 20 attempts.", extra_json_schema={"x-kubernetes-list-type": "atomic"}
+        ),
+    ] = ()
+    restarts: Annotated[int, Meta(description="Attempts the run's own faults have cost.")] = 0
+    models: Annotated[
+        tuple[PublishedModel, ...],
+        Meta(max_length=16, description="Files the run made.", extra_json_schema={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    promotion: (
+        Annotated[PromotionStatus, Meta(description="Whether the model became the line's current one.")] | None
+    ) = None
+    iteration: Annotated[int, Meta(description="The how manieth training of its line this is, from 1.")] | None = None
+    image: (
+        Annotated[str, Meta(max_length=512, description="Trainer image, fixed at release for all attempts.")] | None
+    ) = None
+    directory: (
+        Annotated[str, Meta(max_length=256, description="The run's directory relative to the storage root.")] | None
+    ) = None
+    observed_generation: (
+        Annotated[int, Meta(description="The metadata.generation this status was decided for.")] | None
+    ) = None
+    conditions: Conditions = ()
+
+
+#: Condition types of a TrainingRun, in the order of the work.
+RUN_CONDITIONS = (
+    "DatasetReady",
+    "Training",
+    "CheckpointSaved",
+    "LossFinite",
+    "Evaluated",
+    "Exported",
+    "Published",
+    "Succeeded",
+    "Finished",
+)

@@ -1,0 +1,1 @@
+"""One command per stage of a training run: prepare, train, evaluate, publish."""
