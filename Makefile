@@ -1,0 +1,93 @@
+# Every target a person uses carries a `##` text; `make help` shows them all.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+CLUSTER ?= test
+NAME ?= default
+PY := .venv/bin/python
+CLUSTERCTL := $(PYTHON) tests/cluster/cluster.py
+IMAGES := $(PYTHON) tests/cluster/images.py
+SOURCES := crds/src operator/src trainer-image/src consumer-image/src
+export PYTHONDONTWRITEBYTECODE := 1
+
+.PHONY: help
+help: ## show every target
+	@awk 'BEGIN {FS = ":.*## "; print "Azaion Training\n"} \
+	  /^## / {printf "\n%s\n", substr($$0, 4)} \
+	  /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+## See it work
+
+.PHONY: demo demo-down
+demo: .venv/.ready ## annotations from a stream to a trained model on a real cluster, with pictures (CLUSTER=current: your own k3s or kind)
+	$(PY) tests/demo/demo.py --cluster $(CLUSTER)
+demo-down: .venv/.ready ## remove what `make demo` made
+	$(PY) tests/demo/demo.py --cluster $(CLUSTER) --down
+
+## Test it
+
+.PHONY: check test test-faults unit apiserver e2e
+check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
+test: check cluster-build images-build ## everything: unit, API-server and end-to-end tests with a few of each fault
+	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu"
+test-faults: .venv/.ready cluster-build images-build ## the long fault series on a real node
+	$(PY) -m pytest tests -m faults
+unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
+	$(PY) -m pytest tests/unit -m "not slow and not gpu"
+apiserver: .venv/.ready cluster-build ## tests against a real API server without a node
+	$(PY) -m pytest tests/apiserver
+e2e: .venv/.ready cluster-build images-build ## end-to-end tests on a real node
+	$(PY) -m pytest tests/e2e -m "not faults"
+
+.PHONY: lint types crd-check format
+lint: .venv/.ready ## ruff
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+types: .venv/.ready ## mypy, strict
+	.venv/bin/mypy $(SOURCES) tests/cluster/cluster.py tests/cluster/images.py
+crd-check: .venv/.ready ## the CRDs are what the typed resources say
+	$(PY) -m azaion_api.crd --check crds
+	$(PY) -m azaion_api.crd --check charts/azaion/files/crds
+format: .venv/.ready ## rewrite the sources in the one format
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+## The test cluster
+
+.PHONY: cluster-build cluster-up cluster-down cluster-shell cluster-check
+cluster-build: ## build the cluster's programs from source, once (about 9 minutes on 2 cores)
+	$(CLUSTERCTL) build
+cluster-up: cluster-build ## start a real one-node Kubernetes (NAME=default)
+	$(CLUSTERCTL) up --name $(NAME)
+cluster-down: ## end it and leave nothing behind (NAME=default)
+	$(CLUSTERCTL) down --name $(NAME)
+cluster-shell: ## a shell with kubectl, helm and KUBECONFIG of that cluster (NAME=default)
+	$(CLUSTERCTL) shell --name $(NAME)
+cluster-check: .venv/.ready ## check that a cluster can run the platform (CLUSTER=test or current)
+	$(PY) tests/demo/cluster_check.py --cluster $(CLUSTER)
+
+## Build it
+
+.PHONY: images images-build generate lock venv clean
+images: images-build ## build the operator, consumer, trainer and test images (ENGINE=buildah, docker, podman or nerdctl)
+images-build:
+	$(IMAGES) build $(if $(ENGINE),--engine $(ENGINE))
+generate: .venv/.ready ## write the CRDs and the list of ultralytics arguments anew
+	$(PY) -m azaion_trainer.arguments --write
+	$(PY) -m azaion_api.crd crds
+	$(PY) -m azaion_api.crd charts/azaion/files/crds
+lock: .venv/.ready ## resolve the dependencies anew into the hash-pinned requirement files
+	$(PY) tests/lock.py
+venv: .venv/.ready ## the development environment in .venv
+.venv/.ready: tests/requirements.txt tests/bootstrap-requirements.txt pyproject.toml $(wildcard */pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip -q
+	$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r tests/bootstrap-requirements.txt
+	.venv/bin/uv pip install -q --python $(PY) --require-hashes -r tests/requirements.txt
+	.venv/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation -e crds -e operator -e trainer-image -e consumer-image
+	touch $@
+clean: ## remove what builds left in this directory (not the cluster's caches)
+	rm -rf build dist .cache
