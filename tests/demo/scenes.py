@@ -1,0 +1,168 @@
+"""Annotated pictures made of real data that scikit-learn ships: handwritten digits, scanned, on two photographs.
+
+Every split draws its digits and its backgrounds from originals of its own, so that a model is judged on handwriting and
+on parts of the photographs it has never seen. The split of a scene is that of its name; the caller says how names are split.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from sklearn.datasets import load_digits, load_sample_images
+
+#: A digit is its own class number.
+DIGITS: Final = (0, 1, 2)
+#: Split -> the part of each digit's originals, and the part of the photographs' width, that its scenes are made of.
+ORIGINALS: Final = {"train": (0.0, 0.7), "valid": (0.7, 0.85), "test": (0.85, 1.0)}
+BACKGROUNDS: Final = {"train": (0.0, 0.6), "valid": (0.0, 0.6), "test": (0.6, 1.0)}
+
+_MAX_DIGITS = 5
+#: Height of a digit as a part of the scene's side.
+_HEIGHT = (0.15, 0.36)
+_GAP_PX = 3
+_JPEG_QUALITY = 90
+
+Ink = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Box:
+    """One digit: class number, centre and size, normalized to 0-1."""
+
+    cls: int
+    x: float
+    y: float
+    w: float
+    h: float
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture as JPEG, with its digits; `name` is the file stem."""
+
+    name: str
+    split: str
+    jpeg: bytes
+    boxes: tuple[Box, ...]
+
+
+def make_scenes(count: int, size_px: int, split_of: Callable[[str], str], seed: int = 0) -> Iterator[Scene]:
+    """`count` square scenes of `size_px`, named scene-0000 and on; the same arguments make the same bytes.
+
+    `split_of` gives train, valid or test for a name; KeyError when it gives something else.
+    """
+    for number in range(count):
+        name = f"scene-{number:04d}"
+        yield make_scene(name, split_of(name), size_px, seed)
+
+
+def make_scene(name: str, split: str, size_px: int, seed: int = 0) -> Scene:
+    """The scene of that name, from the originals of `split`."""
+    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    canvas = _background(split, size_px, random)
+    boxes: list[tuple[int, int, int, int]] = []
+    found: list[Box] = []
+    for _ in range(int(random.integers(2, _MAX_DIGITS + 1))):
+        digit = int(random.choice(DIGITS))
+        ink = _scaled(_pick(digit, split, random), size_px, random)
+        place = _free_place(ink.shape, boxes, size_px, random)
+        if place is None:
+            continue
+        boxes.append(place)
+        _write(canvas, ink, place, random)
+        left, top, width, height = place
+        found.append(
+            Box(
+                digit,
+                (left + width / 2) / size_px,
+                (top + height / 2) / size_px,
+                width / size_px,
+                height / size_px,
+            )
+        )
+    buffer = io.BytesIO()
+    Image.fromarray(canvas.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return Scene(name, split, buffer.getvalue(), tuple(found))
+
+
+def original_numbers(digit: int, split: str) -> tuple[int, ...]:
+    """Which of scikit-learn's scans of that digit a split may use."""
+    numbers = np.flatnonzero(load_digits().target == digit)
+    low, high = (round(part * len(numbers)) for part in ORIGINALS[split])
+    return tuple(int(number) for number in numbers[low:high])
+
+
+@cache
+def _originals(digit: int, split: str) -> tuple[Ink, ...]:
+    """The split's scans as 0-1, each cut to its ink."""
+    scans = load_digits().images
+    found = []
+    for number in original_numbers(digit, split):
+        scan = (scans[number] / 16.0).astype(np.float32)
+        rows, columns = np.flatnonzero(scan.max(axis=1) > 0.1), np.flatnonzero(scan.max(axis=0) > 0.1)
+        found.append(scan[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    return tuple(found)
+
+
+def _pick(digit: int, split: str, random: np.random.Generator) -> Ink:
+    scans = _originals(digit, split)
+    return scans[int(random.integers(len(scans)))]
+
+
+def _scaled(scan: Ink, size_px: int, random: np.random.Generator) -> Ink:
+    """The scan enlarged to a height drawn at random, its proportions varied by a tenth."""
+    height = round(float(random.uniform(*_HEIGHT)) * size_px)
+    width = max(4, round(height * scan.shape[1] / scan.shape[0] * float(random.uniform(0.9, 1.1))))
+    image = Image.fromarray((scan * 255).astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC)
+    return np.asarray(image, dtype=np.float32) / 255.0
+
+
+def _free_place(
+    shape: tuple[int, ...], taken: list[tuple[int, int, int, int]], size_px: int, random: np.random.Generator
+) -> tuple[int, int, int, int] | None:
+    """Left, top, width, height where nothing lies yet; None when 30 tries found none."""
+    height, width = shape
+    for _ in range(30):
+        left, top = int(random.integers(0, size_px - width + 1)), int(random.integers(0, size_px - height + 1))
+        if all(
+            left + width + _GAP_PX <= x or x + w + _GAP_PX <= left or top + height + _GAP_PX <= y or y + h + _GAP_PX <= top
+            for x, y, w, h in taken
+        ):
+            return left, top, width, height
+    return None
+
+
+def _write(canvas: NDArray[np.float32], ink: Ink, place: tuple[int, int, int, int], random: np.random.Generator) -> None:
+    """Ink on the canvas: light on dark ground, dark on light ground, a little see-through and tinted."""
+    left, top, width, height = place
+    ground = canvas[top : top + height, left : left + width]
+    shade = random.uniform(0, 60) if ground.mean() > 120 else random.uniform(195, 255)
+    colour = np.clip(shade + random.uniform(-30, 30, size=3), 0, 255).astype(np.float32)
+    cover = (ink * float(random.uniform(0.8, 1.0)))[..., None]
+    ground[:] = ground * (1 - cover) + colour * cover
+
+
+def _background(split: str, size_px: int, random: np.random.Generator) -> NDArray[np.float32]:
+    """A piece of one of the photographs, softened a little, possibly mirrored."""
+    photographs = _photographs()
+    photograph = photographs[int(random.integers(len(photographs)))]
+    low, high = (round(part * photograph.width) for part in BACKGROUNDS[split])
+    side = int(random.integers(120, min(high - low, photograph.height, 256) + 1))
+    left, top = int(random.integers(low, high - side + 1)), int(random.integers(0, photograph.height - side + 1))
+    piece = photograph.crop((left, top, left + side, top + side)).resize((size_px, size_px), Image.Resampling.BILINEAR)
+    if random.random() < 0.5:
+        piece = piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(piece.filter(ImageFilter.GaussianBlur(1)), dtype=np.float32).copy()
+
+
+@cache
+def _photographs() -> tuple[Image.Image, ...]:
+    return tuple(Image.fromarray(image) for image in load_sample_images().images)
