@@ -1,7 +1,8 @@
 """Annotated pictures made of real data that scikit-learn ships: handwritten digits, scanned, on two photographs.
 
-Every split draws its digits and its backgrounds from originals of its own, so that a model is judged on handwriting and
-on parts of the photographs it has never seen. The split of a scene is that of its name; the caller says how names are split.
+Every split draws its digits from originals of its own, and test its backgrounds too, so that a model is judged on
+handwriting and on parts of the photographs it has never seen. The split of a scene is that of its name; the caller says
+how names are split.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ _GAP_PX = 3
 _JPEG_QUALITY = 90
 
 Ink = NDArray[np.float32]
+#: Left, top, width, height in pixels.
+Place = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,9 @@ def make_scenes(count: int, size_px: int, split_of: Callable[[str], str], seed: 
 
 def make_scene(name: str, split: str, size_px: int, seed: int = 0) -> Scene:
     """The scene of that name, from the originals of `split`."""
-    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    random = _random(name, seed)
     canvas = _background(split, size_px, random)
-    boxes: list[tuple[int, int, int, int]] = []
+    boxes: list[Place] = []
     found: list[Box] = []
     for _ in range(int(random.integers(2, _MAX_DIGITS + 1))):
         digit = int(random.choice(DIGITS))
@@ -93,11 +96,20 @@ def make_scene(name: str, split: str, size_px: int, seed: int = 0) -> Scene:
     return Scene(name, split, buffer.getvalue(), tuple(found))
 
 
+def background(name: str, split: str, size_px: int, seed: int = 0) -> NDArray[np.float32]:
+    """The scene of that name before anything is written on it, height x width x RGB, 0-255."""
+    return _background(split, size_px, _random(name, seed))
+
+
 def original_numbers(digit: int, split: str) -> tuple[int, ...]:
     """Which of scikit-learn's scans of that digit a split may use."""
     numbers = np.flatnonzero(load_digits().target == digit)
     low, high = (round(part * len(numbers)) for part in ORIGINALS[split])
     return tuple(int(number) for number in numbers[low:high])
+
+
+def _random(name: str, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
 @cache
@@ -125,22 +137,26 @@ def _scaled(scan: Ink, size_px: int, random: np.random.Generator) -> Ink:
     return np.asarray(image, dtype=np.float32) / 255.0
 
 
-def _free_place(
-    shape: tuple[int, ...], taken: list[tuple[int, int, int, int]], size_px: int, random: np.random.Generator
-) -> tuple[int, int, int, int] | None:
+def _free_place(shape: tuple[int, ...], taken: list[Place], size_px: int, random: np.random.Generator) -> Place | None:
     """Left, top, width, height where nothing lies yet; None when 30 tries found none."""
     height, width = shape
     for _ in range(30):
         left, top = int(random.integers(0, size_px - width + 1)), int(random.integers(0, size_px - height + 1))
-        if all(
-            left + width + _GAP_PX <= x or x + w + _GAP_PX <= left or top + height + _GAP_PX <= y or y + h + _GAP_PX <= top
-            for x, y, w, h in taken
-        ):
+        if all(_apart((left, top, width, height), other) for other in taken):
             return left, top, width, height
     return None
 
 
-def _write(canvas: NDArray[np.float32], ink: Ink, place: tuple[int, int, int, int], random: np.random.Generator) -> None:
+def _apart(a: Place, b: Place) -> bool:
+    return (
+        a[0] + a[2] + _GAP_PX <= b[0]
+        or b[0] + b[2] + _GAP_PX <= a[0]
+        or a[1] + a[3] + _GAP_PX <= b[1]
+        or b[1] + b[3] + _GAP_PX <= a[1]
+    )
+
+
+def _write(canvas: NDArray[np.float32], ink: Ink, place: Place, random: np.random.Generator) -> None:
     """Ink on the canvas: light on dark ground, dark on light ground, a little see-through and tinted."""
     left, top, width, height = place
     ground = canvas[top : top + height, left : left + width]
