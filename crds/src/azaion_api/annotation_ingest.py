@@ -12,6 +12,8 @@ from msgspec import Meta
 from azaion_api.conditions import Conditions, Resource, Resources, StorageClaim
 from azaion_api.schema import Rule
 
+#: Directories of the tree that hold something else than filed annotations.
+_TAKEN = ("data-corrupted", "data-rejected", "datasets", "models", "runs")
 _DIRECTORY = "^[A-Za-z0-9][A-Za-z0-9_-]*$"
 _SECRET = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"  # noqa: S105 - the pattern of a Secret's name
 
@@ -32,7 +34,10 @@ class StartFrom(Resource, frozen=True, kw_only=True):
         StartFromType, Meta(description="First (oldest message), Next (only new ones), Timestamp or Offset.")
     ] = StartFromType.FIRST
     timestamp: Annotated[datetime, Meta(description="With type Timestamp: the oldest message wanted.")] | None = None
-    offset: Annotated[int, Meta(ge=0, description="With type Offset: the first offset wanted.")] | None = None
+    #: The largest whole number that every JSON reader keeps exact.
+    offset: (
+        Annotated[int, Meta(ge=0, le=9007199254740991, description="With type Offset: the first offset wanted.")] | None
+    ) = None
 
 
 class SecretRef(Resource, frozen=True, kw_only=True):
@@ -69,7 +74,7 @@ class Stream(Resource, frozen=True, kw_only=True):
             min_length=1,
             max_length=253,
             pattern="^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$",
-            description="Host name or address of the broker.",
+            description="Host name or IPv4 address of the broker, without the port.",
         ),
     ] = "rabbitmq"
     port: Annotated[int, Meta(ge=1, le=65535, description="Port of the stream protocol.")] = 5552
@@ -106,22 +111,61 @@ class AnnotationIngestSpec(Resource, frozen=True, kw_only=True):
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             rule="self.storage.data != self.storage.dataSeed && self.storage.data != self.storage.dataDeleted && self.storage.dataSeed != self.storage.dataDeleted",
-            message="storage: data, dataSeed and dataDeleted have to be three different directories",
+            field_path=".storage",
+            message="data, dataSeed and dataDeleted have to be three different directories",
+        ),
+        *(
+            Rule(
+                rule=f"!(self.storage.{name} in {list(_TAKEN)})",
+                field_path=f".storage.{name}",
+                message=f"this directory belongs to another part of the system ({', '.join(_TAKEN)} are taken); choose another name",
+            )
+            for name in ("data", "dataSeed", "dataDeleted")
         ),
         Rule(
             rule="self.stream.startFrom.type != 'Timestamp' || has(self.stream.startFrom.timestamp)",
-            message="stream.startFrom: type Timestamp needs the field timestamp, for example 2026-01-31T00:00:00Z",
+            field_path=".stream.startFrom.timestamp",
+            message="type Timestamp needs a time, for example 2026-01-31T00:00:00Z",
             reason="FieldValueRequired",
         ),
         Rule(
             rule="self.stream.startFrom.type != 'Offset' || has(self.stream.startFrom.offset)",
-            message="stream.startFrom: type Offset needs the field offset",
+            field_path=".stream.startFrom.offset",
+            message="type Offset needs the first offset wanted, for example 0",
             reason="FieldValueRequired",
         ),
         Rule(
-            rule="self.storage == oldSelf.storage",
-            message="spec.storage cannot change after creation: the stored offset belongs to these directories; make a new AnnotationIngest",
+            rule="self.stream.startFrom.type == 'Timestamp' || !has(self.stream.startFrom.timestamp)",
+            field_path=".stream.startFrom.timestamp",
+            message="a timestamp has an effect with type Timestamp only; set type: Timestamp or leave it out",
             reason="FieldValueForbidden",
+        ),
+        Rule(
+            rule="self.stream.startFrom.type == 'Offset' || !has(self.stream.startFrom.offset)",
+            field_path=".stream.startFrom.offset",
+            message="an offset has an effect with type Offset only; set type: Offset or leave it out",
+            reason="FieldValueForbidden",
+        ),
+        Rule(
+            rule="self.stream.tls.enabled || !has(self.stream.tls.caSecretName)",
+            field_path=".stream.tls.caSecretName",
+            message="a private CA has an effect with TLS only; set enabled: true beside it or leave it out",
+            reason="FieldValueForbidden",
+        ),
+        Rule(
+            rule="self.storage == oldSelf.storage",
+            field_path=".storage",
+            message="cannot change after creation: the stored offset belongs to these directories; make a new AnnotationIngest",
+            reason="FieldValueForbidden",
+        ),
+        *(
+            Rule(
+                rule=f"self.stream.{name} == oldSelf.stream.{name}",
+                field_path=f".stream.{name}",
+                message="cannot change after creation: the stored offset belongs to this stream; make a new AnnotationIngest",
+                reason="FieldValueForbidden",
+            )
+            for name in ("name", "virtualHost")
         ),
     )
 

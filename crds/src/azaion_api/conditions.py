@@ -10,6 +10,8 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
+from azaion_api.schema import Rule
+
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """Base of every part of a resource: immutable, camelCase on the wire."""
@@ -77,7 +79,15 @@ class StorageClaim(Resource, frozen=True, kw_only=True):
     """Where the directory tree lies; empty means the claim the chart made or adopted."""
 
     claim_name: (
-        Annotated[str, Meta(max_length=253, description="PersistentVolumeClaim; the chart's claim when empty.")] | None
+        Annotated[
+            str,
+            Meta(
+                max_length=253,
+                pattern="^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
+                description="PersistentVolumeClaim; the chart's claim when empty.",
+            ),
+        ]
+        | None
     ) = None
     sub_path: (
         Annotated[
@@ -96,7 +106,7 @@ Quantity = Annotated[
     str | int,
     Meta(
         extra_json_schema={
-            "x-kubernetes-int-or-string": True,
+            "maxLength": 64,
             "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
         }
     ),
@@ -126,7 +136,12 @@ class Toleration(Resource, frozen=True, kw_only=True):
     ) = None
     toleration_seconds: (
         Annotated[
-            int, Meta(ge=0, description="How long a NoExecute taint is tolerated, in seconds; for ever when empty.")
+            int,
+            Meta(
+                ge=0,
+                le=315360000,
+                description="How long a NoExecute taint is tolerated, in seconds; for ever when empty.",
+            ),
         ]
         | None
     ) = None
@@ -135,7 +150,17 @@ class Toleration(Resource, frozen=True, kw_only=True):
 class Resources(Resource, frozen=True, kw_only=True):
     """Compute resources of a pod's container; the meaning is core/v1's ResourceRequirements."""
 
-    KEYS: ClassVar[str] = "^[a-z0-9./-]+$"
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule=" || ".join(
+                f"(has(self.{part}) && self.{part}.exists(k, k == 'cpu' || k == 'memory'))"
+                for part in ("requests", "limits")
+            ),
+            message="name cpu or memory in requests or limits, or leave resources out for the defaults; "
+            "a pod with neither is the first to be killed when memory is short",
+        ),
+    )
+
     requests: Annotated[dict[str, Quantity], Meta(max_length=16, description="What the scheduler sets aside.")] = (
         msgspec.field(default_factory=dict)
     )

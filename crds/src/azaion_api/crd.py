@@ -18,7 +18,7 @@ from azaion_api.annotation_ingest import AnnotationIngestSpec, AnnotationIngestS
 from azaion_api.model_line import ModelLineSpec, ModelLineStatus
 from azaion_api.names import GROUP, MAX_NAME_LENGTH, PLURALS, VERSION, Kind
 from azaion_api.schema import Rule, Schema, structural_schema
-from azaion_api.training_run import TrainingRunSpec, TrainingRunStatus
+from azaion_api.training_run import RUN_RULES, TrainingRunSpec, TrainingRunStatus
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Definition:
     spec: type[msgspec.Struct]
     status: type[msgspec.Struct]
     columns: tuple[Column, ...]
+    rules: tuple[Rule, ...] = ()
 
 
 DEFINITIONS = (
@@ -75,6 +76,7 @@ DEFINITIONS = (
             Column("MODEL", ".status.models[?(@.role=='deployed')].path", wide=True),
             Column("MESSAGE", ".status.message", wide=True),
         ),
+        RUN_RULES,
     ),
     Definition(
         Kind.ANNOTATION_INGEST,
@@ -109,7 +111,8 @@ DEFINITIONS = (
 
 _NAME_RULE = Rule(
     rule=f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && !self.metadata.name.contains('.')",
-    message=f"metadata.name: use at most {MAX_NAME_LENGTH} lower-case letters, digits and dashes; the names of Jobs and Pods are made from it",
+    field_path=".metadata.name",
+    message=f"use at most {MAX_NAME_LENGTH} lower-case letters, digits and dashes; the names of Jobs and Pods are made from it",
 )
 
 
@@ -126,7 +129,7 @@ def custom_resource_definition(definition: Definition) -> Schema:
             "spec": {**structural_schema(definition.spec), "default": {}},
             "status": structural_schema(definition.status),
         },
-        "x-kubernetes-validations": [_NAME_RULE.to_schema()],
+        "x-kubernetes-validations": [rule.to_schema() for rule in (_NAME_RULE, *definition.rules)],
     }
     names: dict[str, Any] = {
         "kind": definition.kind.value,

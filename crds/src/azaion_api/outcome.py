@@ -58,6 +58,10 @@ REASON_BY_EXIT_CODE: dict[int, AttemptReason] = {
 }
 
 
+#: What the kubelet keeps of a container's termination message.
+MAX_TERMINATION_BYTES = 4096
+
+
 class Termination(msgspec.Struct, frozen=True, rename="camel"):
     """What a pod leaves in its termination message (at most 4096 bytes, kept by the kubelet even when the report is lost)."""
 
@@ -65,13 +69,21 @@ class Termination(msgspec.Struct, frozen=True, rename="camel"):
     message: str
 
     def encode(self) -> bytes:
-        """JSON that fits the kubelet's limit."""
-        return msgspec.json.encode(msgspec.structs.replace(self, message=self.message[:1000]))
+        """JSON within the kubelet's limit; a message too long for it is cut and ends in an ellipsis."""
+        # What cannot be written as UTF-8 (a file name of other bytes, say) is written as its escape.
+        message = self.message.encode("utf-8", "backslashreplace").decode()
+        body = msgspec.json.encode(msgspec.structs.replace(self, message=message))
+        keep = len(message)
+        while len(body) > MAX_TERMINATION_BYTES:
+            # A character takes one to six bytes of JSON, so each round drops at least what is surely too much.
+            keep -= max(1, (len(body) - MAX_TERMINATION_BYTES) // 6)
+            body = msgspec.json.encode(msgspec.structs.replace(self, message=f"{message[:keep]}…"))
+        return body
 
 
 def parse_termination(text: str) -> Termination | None:
     """The pod's own last word, or None when it left none (it was killed) or something else wrote the file."""
     try:
         return msgspec.json.decode(text, type=Termination)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None

@@ -26,10 +26,18 @@ MAX_HISTORY = 1000
 class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """Head of every report."""
 
-    version: int = msgspec.field(default=REPORT_VERSION)
+    #: Made by a factory, as a plain default would be left out of the JSON and a later version could not be told.
+    version: int = msgspec.field(default_factory=lambda: REPORT_VERSION)
     pod_uid: str
+    #: From `Reporter.next_sequence`.
     sequence: Annotated[int, Meta(ge=1)]
-    time: datetime
+    time: Annotated[datetime, Meta(tz=True)]
+
+
+class _Head(msgspec.Struct, frozen=True, rename="camel"):
+    """What is read first: a report of another version need not have the shape of this one."""
+
+    version: int
 
 
 class EpochRow(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
@@ -112,7 +120,7 @@ class IngestReport(Report, frozen=True, kw_only=True, rename="camel", omit_defau
     committed_offset: int | None = None
     lag: int | None = None
     messages_per_second: float | None = None
-    last_message_time: datetime | None = None
+    last_message_time: Annotated[datetime, Meta(tz=True)] | None = None
     images: dict[str, int] = msgspec.field(default_factory=dict)
     processed: int = 0
     rejected: dict[str, int] = msgspec.field(default_factory=dict)
@@ -149,7 +157,8 @@ def parse_storage_report(text: str) -> StorageReport | None:
 
 def _parse(text: str, type_: type[R]) -> R | None:
     try:
-        found = msgspec.json.decode(text, type=type_)
-    except (msgspec.DecodeError, msgspec.ValidationError):
+        if msgspec.json.decode(text, type=_Head).version != REPORT_VERSION:
+            return None
+        return msgspec.json.decode(text, type=type_)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
-    return found if found.version == REPORT_VERSION else None

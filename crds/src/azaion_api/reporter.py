@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT_S = 10.0
 _MAX_BACKOFF_S = 15.0
+_CLOSING_BACKOFF_S = 0.5
 
 
 class ReportError(Exception):
@@ -36,39 +37,62 @@ class ReportSink(Protocol):
 
 
 class ConfigMapSink:
-    """Merge-patches one key of one ConfigMap with the pod's own token (read anew each time: tokens rotate)."""
+    """Merge-patches one key of one ConfigMap with the pod's own token.
 
-    def __init__(self, config_map: str, key: str) -> None:
+    Token and authority are read where they are used: both are replaced under a running pod.
+    """
+
+    def __init__(self, config_map: str, key: str, service_account: Path = _SERVICE_ACCOUNT) -> None:
         self._host = os.environ["KUBERNETES_SERVICE_HOST"]
         self._port = int(os.environ.get("KUBERNETES_SERVICE_PORT", "443"))
         self._path = f"/api/v1/namespaces/{os.environ[NAMESPACE_VARIABLE]}/configmaps/{config_map}"
         self._key = key
-        self._tls = ssl.create_default_context(cafile=str(_SERVICE_ACCOUNT / "ca.crt"))
+        self._service_account = service_account
         self._connection: http.client.HTTPSConnection | None = None
 
     def write(self, body: bytes) -> None:
         patch = msgspec.json.encode({"data": {self._key: body.decode()}})
-        headers = {
-            "Authorization": f"Bearer {(_SERVICE_ACCOUNT / 'token').read_text().strip()}",
-            "Content-Type": "application/merge-patch+json",
-        }
+        headers = {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/merge-patch+json"}
         try:
-            status, answer = self._patch(patch, headers)
+            status, answer = self._send(patch, headers)
         except (OSError, http.client.HTTPException) as error:
             self._close()
-            raise ReportError(f"the API server at {self._host}:{self._port} cannot be reached: {error}") from error
+            raise ReportError(
+                f"the API server at {self._host}:{self._port} cannot be reached: {error or type(error).__name__}"
+            ) from error
         if status >= 300:
             raise ReportError(
                 f"the API server refused the report with {status}: {answer[:200].decode(errors='replace')}"
             )
 
-    def _patch(self, patch: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        if self._connection is None:
-            self._connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=_TIMEOUT_S, context=self._tls
-            )
-        self._connection.request("PATCH", self._path, patch, headers)
-        response = self._connection.getresponse()
+    def _token(self) -> str:
+        path = self._service_account / "token"
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ReportError(f"the pod's token {path} cannot be read: {error}") from error
+
+    def _send(self, patch: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        if self._connection is not None:
+            try:
+                return self._exchange(self._connection, patch, headers)
+            except (OSError, http.client.HTTPException):
+                # Epochs last for hours and the API server closes idle connections after minutes; only what a
+                # new connection says counts. A patch may safely arrive twice.
+                self._close()
+        self._connection = http.client.HTTPSConnection(
+            self._host,
+            self._port,
+            timeout=_TIMEOUT_S,
+            context=ssl.create_default_context(cafile=str(self._service_account / "ca.crt")),
+        )
+        return self._exchange(self._connection, patch, headers)
+
+    def _exchange(
+        self, connection: http.client.HTTPSConnection, patch: bytes, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
+        connection.request("PATCH", self._path, patch, headers)
+        response = connection.getresponse()
         return response.status, response.read()
 
     def _close(self) -> None:
@@ -92,64 +116,95 @@ def sink_for(config_map: str, key: str) -> ReportSink:
 class Reporter:
     """Sends the newest report; older ones that were not sent yet are dropped, failed ones are tried again with backoff.
 
-    The caller numbers its reports with `next_sequence` and never waits, but for `close`.
+    The caller numbers its reports with `next_sequence` and never waits, but for `close`. Any thread may call.
     """
 
     def __init__(self, sink: ReportSink) -> None:
         self._sink = sink
         self._wake = threading.Condition()
         self._waiting: bytes | None = None
-        self._closing = False
         self._busy = False
+        self._closing = False
+        self._stopped = False
         self._sequence = 0
+        self._newest = 0
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self._thread.start()
 
     def next_sequence(self) -> int:
-        """Numbers from 1; a report with a number not above the last one is ignored by the operator."""
-        self._sequence += 1
-        return self._sequence
+        """A number above all before it; a report with a number not above the last one is ignored by the operator.
+
+        It is the clock in milliseconds where that is higher, so that a container started again in the same pod goes
+        on above what its predecessor wrote.
+        """
+        with self._wake:
+            self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
+            return self._sequence
 
     def send(self, report: Report) -> None:
-        """Hand over the newest report and return at once."""
+        """Hand over the newest report and return at once; one older than the last, or after `close`, is dropped."""
+        body = msgspec.json.encode(report)
         with self._wake:
-            self._waiting = msgspec.json.encode(report)
+            if self._closing or report.sequence < self._newest:
+                return
+            self._newest = report.sequence
+            self._waiting = body
             self._wake.notify_all()
 
     def close(self, timeout_s: float = 20.0) -> bool:
-        """Wait until the newest report is written; False when it was not within `timeout_s` seconds."""
+        """Wait until the newest report is written; False when it was not within `timeout_s` seconds.
+
+        A report that waits out a backoff is tried again at once.
+        """
         with self._wake:
-            sent = self._wake.wait_for(lambda: self._waiting is None and not self._busy, timeout_s)
             self._closing = True
+            self._wake.notify_all()
+            sent = self._wake.wait_for(lambda: self._waiting is None and not self._busy, timeout_s)
+            self._stopped = True
             self._wake.notify_all()
         self._thread.join(timeout=1.0)
         return sent
 
     def _run(self) -> None:
         failures = 0
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._waiting is not None or self._closing)
-                if self._closing:
-                    return
-                body, self._waiting, self._busy = self._waiting, None, True
+        while (body := self._take()) is not None:
             delay_s = 0.0
             try:
-                self._sink.write(body or b"")
+                self._sink.write(body)
                 failures = 0
             except ReportError as error:
                 failures += 1
-                delay_s = min(_MAX_BACKOFF_S, 0.5 * 2 ** min(failures, 10)) * random.uniform(0.5, 1.0)
+                delay_s = min(_MAX_BACKOFF_S, 0.5 * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)
                 log.warning("report not taken, trying again in %.1f s: %s", delay_s, error)
-            with self._wake:
-                if delay_s and self._waiting is None:
-                    self._waiting = body
-                self._busy = False
-                self._wake.notify_all()
-                if delay_s:
-                    deadline = time.monotonic() + delay_s
-                    while not self._closing and (left := deadline - time.monotonic()) > 0:
-                        self._wake.wait(left)
+            finally:
+                self._put_back(body if delay_s else None)
+            if delay_s:
+                self._back_off(delay_s)
+
+    def _take(self) -> bytes | None:
+        """The newest report, once there is one; None at the end."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._waiting is not None or self._stopped)
+            if self._stopped:
+                return None
+            body, self._waiting, self._busy = self._waiting, None, True
+            return body
+
+    def _put_back(self, body: bytes | None) -> None:
+        """The end of one write; `body` was not taken and waits again, unless a newer one came meanwhile."""
+        with self._wake:
+            if self._waiting is None:
+                self._waiting = body
+            self._busy = False
+            self._wake.notify_all()
+
+    def _back_off(self, delay_s: float) -> None:
+        with self._wake:
+            if self._closing:
+                # The last word of a pod that is about to end: soon again, but not in a hot loop.
+                self._wake.wait_for(lambda: self._stopped, min(delay_s, _CLOSING_BACKOFF_S))
+            else:
+                self._wake.wait_for(lambda: self._closing, delay_s)
 
 
 def utc_now() -> datetime:

@@ -7,7 +7,7 @@ from msgspec's type information directly instead of being mended after `msgspec.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -19,8 +19,10 @@ Schema = dict[str, Any]
 class Rule(msgspec.Struct, frozen=True):
     """One CEL rule of the API server.
 
-    `rule` must hold; `message` is what a person reads when it does not: what is wrong and what to do.
-    `reason` and `field_path` go into the machine-readable error.
+    `rule` must hold; `message` is what a person reads when it does not: what is wrong and what to do. The API
+    server puts the path of the field before it (`field_path`, relative to where the rule stands, as `.training.batch`),
+    so the message does not repeat it. `message_expression` is CEL for a message with the offending value in it;
+    `message` stands in when it cannot be evaluated.
     """
 
     rule: str
@@ -58,9 +60,13 @@ def _schema(info: inspect.Type, where: str) -> Schema:
     if isinstance(info, inspect.BoolType):
         return {"type": "boolean"}
     if isinstance(info, inspect.IntType):
-        found = {"type": "integer", "format": "int64"}
-        found.update(_bounds(minimum=info.ge, maximum=info.le, multipleOf=info.multiple_of))
-        return found
+        minimum = info.ge if info.gt is None else info.gt + 1
+        maximum = info.le if info.lt is None else info.lt - 1
+        return {
+            "type": "integer",
+            "format": "int64",
+            **_bounds(minimum=minimum, maximum=maximum, multipleOf=info.multiple_of),
+        }
     if isinstance(info, inspect.StrType):
         return {
             "type": "string",
@@ -69,9 +75,9 @@ def _schema(info: inspect.Type, where: str) -> Schema:
     if isinstance(info, inspect.DateTimeType):
         return {"type": "string", "format": "date-time"}
     if isinstance(info, inspect.EnumType):
-        return {"type": "string", "enum": [member.value for member in info.cls]}
+        return {"type": "string", "enum": _words((member.value for member in info.cls), where)}
     if isinstance(info, inspect.LiteralType):
-        return {"type": "string", "enum": list(info.values)}
+        return {"type": "string", "enum": _words(info.values, where)}
     if isinstance(info, (inspect.ListType, inspect.VarTupleType)):
         return {
             "type": "array",
@@ -79,6 +85,8 @@ def _schema(info: inspect.Type, where: str) -> Schema:
             **_bounds(minItems=info.min_length, maxItems=info.max_length),
         }
     if isinstance(info, inspect.DictType):
+        if not isinstance(info.key_type, inspect.StrType):
+            raise TypeError(f"{where}: the keys of a map are strings, not {type(info.key_type).__name__}")
         return {
             "type": "object",
             "additionalProperties": _schema(info.value_type, f"{where}{{}}"),
@@ -87,6 +95,13 @@ def _schema(info: inspect.Type, where: str) -> Schema:
     raise TypeError(
         f"{where}: {type(info).__name__} has no structural schema; use str, int, bool, enum, list, map or a Struct"
     )
+
+
+def _words(values: Iterable[Any], where: str) -> list[str]:
+    words = list(values)
+    if not all(isinstance(word, str) for word in words):
+        raise TypeError(f"{where}: an enum of the API holds words, not {words}")
+    return words
 
 
 def _union(info: inspect.UnionType, where: str) -> Schema:
@@ -126,7 +141,11 @@ def _struct(info: inspect.StructType, where: str) -> Schema:
 
 
 def _default(field: inspect.Field) -> Any:
-    """The default as plain JSON; a Struct defaults to `{}` so that its own fields' defaults apply one by one."""
+    """The default as plain JSON, or None when there is nothing to say.
+
+    A Struct defaults to `{}` so that its own fields' defaults apply one by one; only what this field's default has
+    beyond those is spelled out.
+    """
     if field.default is not msgspec.NODEFAULT:
         value = field.default
     elif field.default_factory is not msgspec.NODEFAULT:
@@ -134,7 +153,8 @@ def _default(field: inspect.Field) -> Any:
     else:
         return None
     if isinstance(value, msgspec.Struct):
-        return {}
+        own = msgspec.to_builtins(type(value)())
+        return {name: item for name, item in msgspec.to_builtins(value).items() if item != own[name]}
     if isinstance(value, enum.Enum):
         return value.value
     plain = msgspec.to_builtins(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, ClassVar
 
@@ -12,11 +13,12 @@ from msgspec import Meta
 from azaion_api.conditions import Conditions, Resource, Resources, StorageClaim, Toleration
 from azaion_api.outcome import AttemptReason
 from azaion_api.schema import Rule
-from azaion_api.ultralytics_arguments import ALLOWED_PARAMETERS
+from azaion_api.ultralytics_arguments import ALLOWED_PARAMETERS, ArgumentKind
 
 FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}"
 #: Ratios between 0 and 1 as decimal strings: the API carries no floats.
 Ratio = Annotated[str, Meta(max_length=32, pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$")]
+SignedRatio = Annotated[str, Meta(max_length=32, pattern=r"^-?(0(\.[0-9]+)?|1(\.0+)?)$")]
 Decimal = Annotated[str, Meta(max_length=32, pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$")]
 
 
@@ -151,7 +153,10 @@ class Training(Resource, frozen=True, kw_only=True):
     epochs: Annotated[int, Meta(ge=1, le=10000, description="Epochs in all. May be raised while the run trains.")] = 120
     batch: Annotated[
         int | str,
-        Meta(description="Images per step, or Auto to fit the GPU's memory."),
+        Meta(
+            description="Images per step (1 to 4096), or Auto to fit the GPU's memory.",
+            extra_json_schema={"maxLength": 16},
+        ),
     ] = 11
     image_size: Annotated[
         int,
@@ -174,7 +179,9 @@ class Training(Resource, frozen=True, kw_only=True):
         dict[str, Annotated[str, Meta(max_length=64)]],
         Meta(
             max_length=64,
-            description='Other ultralytics training arguments by name, as strings (lr0: "0.005"); names that have a field of their own, run code or write elsewhere are refused.',
+            description='Other ultralytics training arguments by name, as strings (lr0: "0.005"). Allowed: '
+            + ", ".join(sorted(ALLOWED_PARAMETERS))
+            + ". Names that have a field of their own, run code or choose paths are refused.",
         ),
     ] = msgspec.field(default_factory=dict)
     resume_from: (
@@ -235,7 +242,10 @@ class Evaluation(Resource, frozen=True, kw_only=True):
         Metric.MAP50TO95
     )
     min_gain: Annotated[
-        Decimal, Meta(description="Gain over the current model, as a difference of ratios, that promotes.")
+        SignedRatio,
+        Meta(
+            description="Gain over the current model, as a difference of ratios, that promotes: 0.005 asks for half a point more."
+        ),
     ] = "0"
     confidence: Annotated[
         Ratio, Meta(description="Confidence of the interval of the gain whose lower bound has to reach minGain.")
@@ -273,11 +283,51 @@ class Publish(Resource, frozen=True, kw_only=True):
     approved: Annotated[bool, Meta(description="With promotion Manual: true publishes the waiting model.")] = False
 
 
-def _frozen(path: str) -> Rule:
-    name = path.removeprefix("spec.")
+#: CEL patterns of what each kind of ultralytics argument takes.
+_VALUE_PATTERNS: dict[ArgumentKind, str] = {
+    "int": "^-?[0-9]+$",
+    "float": "^-?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][+-]?[0-9]+)?$",
+    "bool": "^([Tt]rue|[Ff]alse)$",
+}
+_VALUE_WORDS: dict[ArgumentKind, str] = {
+    "int": 'a whole number in quotes, for example "3"',
+    "float": 'a number in quotes, for example "0.01"',
+    "bool": 'true or false in quotes: "true"',
+}
+
+
+def _names(names: Iterable[str]) -> str:
+    """A CEL list of names."""
+    return "[" + ",".join(f"'{name}'" for name in names) + "]"
+
+
+def _parameter_values(kind: ArgumentKind) -> Rule:
+    """The parameters of one kind have values that can be read as that kind."""
+    wrong = (
+        f"k in {_names(name for name, of in ALLOWED_PARAMETERS.items() if of == kind)} "
+        f"&& !self.training.parameters[k].matches('{_VALUE_PATTERNS[kind]}')"
+    )
+    return Rule(
+        rule=f"!has(self.training.parameters) || !self.training.parameters.exists(k, {wrong})",
+        field_path=".training.parameters",
+        message=f"a value is not {_VALUE_WORDS[kind]}",
+        message_expression=f"self.training.parameters.filter(k, {wrong})[0] + ' has to be {_VALUE_WORDS[kind]}'",
+    )
+
+
+_NOT_ALLOWED = f"!(k in {_names(ALLOWED_PARAMETERS)})"
+_WHY_NOT_ALLOWED = (
+    "arguments with a field of their own (epochs, batch, imageSize, workers, patience, device, model.base) are set there, "
+    "and those that run code, choose paths or belong to other tasks are refused; "
+    "kubectl explain trainingrun.spec.training.parameters lists the allowed ones"
+)
+
+
+def _frozen(name: str) -> Rule:
     return Rule(
         rule=_unchanged(name),
-        message=f"{path} cannot change after creation; make a new TrainingRun (training.resumeFrom takes over this run's checkpoints)",
+        field_path=f".{name}",
+        message="cannot change after creation; make a new TrainingRun (its training.resumeFrom takes over this run's checkpoints)",
         reason="FieldValueForbidden",
     )
 
@@ -290,39 +340,53 @@ def _unchanged(name: str) -> str:
     return f"({has_new}) == ({has_old}) && (!({has_new}) || self.{name} == oldSelf.{name})"
 
 
+_SPLIT_SUM = "self.dataset.split.train + self.dataset.split.valid + self.dataset.split.test"
+
+
 class TrainingRunSpec(Resource, frozen=True, kw_only=True):
     """What to train, on what, and what becomes of it. An empty spec is a full training with the founding values."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            rule="self.dataset.split.train + self.dataset.split.valid + self.dataset.split.test == 100",
-            message="dataset.split: train, valid and test are percentages and have to sum to 100; mend them, for example 70, 20 and 10",
+            rule=f"{_SPLIT_SUM} == 100",
+            field_path=".dataset.split",
+            message="train, valid and test are percentages and have to sum to 100, for example 70, 20 and 10",
+            message_expression="'train, valid and test are percentages and have to sum to 100, but '"
+            " + string(self.dataset.split.train) + ' + ' + string(self.dataset.split.valid) + ' + '"
+            f" + string(self.dataset.split.test) + ' is ' + string({_SPLIT_SUM})"
+            " + '; where one is left out its default counts (train 70, valid 20, test 10)'",
         ),
         Rule(
             rule="self.dataset.split.train > 0 && self.dataset.split.valid > 0",
-            message="dataset.split: train and valid each need at least 1 percent, training cannot do without them",
+            field_path=".dataset.split",
+            message="train and valid need at least 1 percent each, training cannot do without them",
         ),
         Rule(
             rule="type(self.training.batch) == int ? (self.training.batch >= 1 && self.training.batch <= 4096) : self.training.batch == 'Auto'",
-            message="training.batch has to be a number of images from 1 to 4096, or Auto",
+            field_path=".training.batch",
+            message="has to be a number of images from 1 to 4096, or Auto to fit the GPU's memory",
         ),
         Rule(
-            rule="!has(self.training.parameters) || self.training.parameters.all(k, k in ["
-            + ",".join(f"'{name}'" for name in ALLOWED_PARAMETERS)
-            + "])",
-            message="training.parameters: a name is not an ultralytics argument that may be set here; arguments with a field of their own "
-            "(epochs, batch, imageSize, workers, patience, device, model.base) are set there, and those that run code or choose paths are refused",
+            rule=f"!has(self.training.parameters) || !self.training.parameters.exists(k, {_NOT_ALLOWED})",
+            field_path=".training.parameters",
+            message=f"a name is not an ultralytics argument that may be set here: {_WHY_NOT_ALLOWED}",
+            message_expression=f"self.training.parameters.filter(k, {_NOT_ALLOWED})[0]"
+            f" + ' is not an ultralytics argument that may be set here: {_WHY_NOT_ALLOWED}'",
         ),
+        *(_parameter_values(kind) for kind in _VALUE_PATTERNS),
         Rule(
             rule="self.training.epochs >= oldSelf.training.epochs",
-            message="training.epochs can only be raised; to end a run early set suspend or delete it, its checkpoints stay",
+            field_path=".training.epochs",
+            message="can only be raised; to end a run early suspend or delete it, its checkpoints stay",
+            message_expression="'can only be raised, it is ' + string(oldSelf.training.epochs)"
+            " + ' now; to end a run early suspend or delete it, its checkpoints stay'",
             reason="FieldValueForbidden",
         ),
-        _frozen("spec.lineRef"),
-        _frozen("spec.model"),
-        _frozen("spec.dataset"),
+        _frozen("lineRef"),
+        _frozen("model"),
+        _frozen("dataset"),
         *(
-            _frozen(f"spec.training.{name}")
+            _frozen(f"training.{name}")
             for name in (
                 "batch",
                 "imageSize",
@@ -335,15 +399,15 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
                 "checkpointIntervalSeconds",
             )
         ),
-        _frozen("spec.resources"),
-        _frozen("spec.nodeSelector"),
-        _frozen("spec.tolerations"),
-        _frozen("spec.runtimeClassName"),
-        _frozen("spec.queueName"),
-        _frozen("spec.storage"),
-        _frozen("spec.recovery"),
-        _frozen("spec.evaluation"),
-        _frozen("spec.export"),
+        _frozen("resources"),
+        _frozen("nodeSelector"),
+        _frozen("tolerations"),
+        _frozen("runtimeClassName"),
+        _frozen("queueName"),
+        _frozen("storage"),
+        _frozen("recovery"),
+        _frozen("evaluation"),
+        _frozen("export"),
     )
 
     line_ref: Annotated[LineRef, Meta(description="The model line this run trains for.")] = msgspec.field(
@@ -358,7 +422,7 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
         Resources, Meta(description="Compute resources of the stages' pods; one GPU is added for device GPU.")
     ] = msgspec.field(default_factory=lambda: Resources(requests={"cpu": "1", "memory": "4Gi"}))
     node_selector: Annotated[
-        dict[str, Annotated[str, Meta(max_length=63)]],
+        dict[str, Annotated[str, Meta(max_length=63, pattern="^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$")]],
         Meta(max_length=16, description="Labels of the nodes the pods may run on."),
     ] = msgspec.field(default_factory=dict)
     tolerations: Annotated[
@@ -430,6 +494,21 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
     )
 
 
+#: What holds between spec and status of a TrainingRun.
+RUN_RULES = (
+    Rule(
+        rule="self.spec.training.epochs == oldSelf.spec.training.epochs || !has(self.status)"
+        " || !((has(self.status.phase) && self.status.phase in ['AwaitingApproval','Succeeded','Failed'])"
+        " || (has(self.status.stage) && self.status.stage in ['Evaluating','Exporting','Publishing']))",
+        field_path=".spec.training.epochs",
+        message="cannot change any more, the training has ended; make a new TrainingRun whose training.resumeFrom names this run's directory",
+        message_expression="'cannot change any more, the training has ended; make a new TrainingRun with training.resumeFrom'"
+        " + (has(self.status.directory) ? ': ' + self.status.directory : '')",
+        reason="FieldValueForbidden",
+    ),
+)
+
+
 class Phase(enum.StrEnum):
     """Where a run is. Pending cannot be queued yet; the message says why."""
 
@@ -484,7 +563,7 @@ class Checkpoint(Resource, frozen=True, kw_only=True):
 
     epoch: Annotated[int, Meta(description="Completed epochs it holds.")]
     images_seen: Annotated[int, Meta(description="Images of the epoch after that it holds already.")] = 0
-    time: Annotated[datetime, Meta(description="When it was verified.")]
+    time: Annotated[datetime, Meta(tz=True, description="When it was verified.")]
     path: Annotated[str, Meta(max_length=512, description="File relative to the storage root.")]
     sha256: Annotated[str, Meta(max_length=64, description="Digest of the file.")]
 
@@ -555,6 +634,8 @@ class Attempt(Resource, frozen=True, kw_only=True):
     first_epoch: Annotated[int, Meta(description="Completed epochs when it began.")] | None = None
     last_epoch: Annotated[int, Meta(description="Completed epochs when it ended.")] | None = None
     batch: Annotated[int, Meta(description="Images per step.")] | None = None
+    active_seconds: Annotated[int, Meta(description="Seconds it ran, as far as is known.")] = 0
+    checkpoint_failures: Annotated[int, Meta(description="Checkpoints it could not write.")] = 0
     node: Annotated[str, Meta(max_length=253, description="Node it ran on.")] | None = None
 
 
@@ -643,7 +724,7 @@ class TrainingRunStatus(Resource, frozen=True, kw_only=True):
     promotion: (
         Annotated[PromotionStatus, Meta(description="Whether the model became the line's current one.")] | None
     ) = None
-    iteration: Annotated[int, Meta(description="The how manieth training of its line this is, from 1.")] | None = None
+    iteration: Annotated[int, Meta(description="Which training of its line this is, counted from 1.")] | None = None
     image: (
         Annotated[str, Meta(max_length=512, description="Trainer image, fixed at release for all attempts.")] | None
     ) = None
