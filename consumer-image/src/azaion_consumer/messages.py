@@ -14,9 +14,10 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from azaion_consumer import amqp
 from azaion_consumer.amqp import Buffer, Simple
@@ -196,9 +197,10 @@ _KEYS = {
     "w": ("w", "width"),
     "h": ("h", "height"),
     "confidence": ("confidence", "probability"),
-    "name": ("annotationname",),
+    "annotation_name": ("annotationname",),
 }
-_MAX_REMEMBERED_KEYS = 256
+#: Objects with more keys are decoded the general way.
+_MAX_TYPED_KEYS = 32
 
 
 class Decoder:
@@ -207,8 +209,9 @@ class Decoder:
     def __init__(self, class_count: int, limits: Limits | None = None) -> None:
         self._class_count = class_count
         self._limits = limits or Limits()
-        # Every detection of one producer spells its keys alike: resolve a spelling once.
-        self._spellings: dict[tuple[str, ...], dict[str, str]] = {}
+        # Every detection of one producer spells its keys alike: a typed decoder is kept for the last spelling seen.
+        self._typed: msgspec.json.Decoder[list[Any]] | None = None
+        self._typed_keys: frozenset[str] = frozenset()
 
     def decode(self, entry: Buffer) -> Message:
         """The message in the bytes of one stream entry (an AMQP 1.0 message). Raises Rejected."""
@@ -273,54 +276,80 @@ class Decoder:
                 RejectReason.TOO_LARGE,
                 f"the detections are {len(text)} characters of JSON, more than {self._limits.detections_bytes}",
             )
+        if self._typed is not None:
+            try:
+                return tuple(
+                    Detection(d.cls, d.x + 0.0, d.y + 0.0, d.w + 0.0, d.h + 0.0, d.confidence, d.annotation_name)
+                    for d in self._typed.decode(text)
+                )
+            except (msgspec.ValidationError, msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+                pass  # another spelling, or something to reject: the general way below finds out which
         try:
             found = _objects.decode(text)
         except (msgspec.ValidationError, msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
             raise Rejected(
                 RejectReason.BAD_DETECTIONS, f"the detections are no JSON list of objects: {error}"
             ) from error
-        return tuple(self._detection(i, fields) for i, fields in enumerate(found or ()))
+        detections = tuple(self._detection(i, fields) for i, fields in enumerate(found or ()))
+        if found:
+            self._remember(frozenset(found[0]))
+        return detections
 
     def _detection(self, index: int, fields: dict[str, Any]) -> Detection:
-        keys = self._keys(tuple(fields))
-        cls = fields.get(keys["cls"]) if "cls" in keys else None
+        keys = _spelling(fields)
+        values = {field: fields[key] for field, key in keys.items()}
+        cls = values.get("cls")
         if isinstance(cls, float) and cls.is_integer():
             cls = int(cls)
         if not isinstance(cls, int) or isinstance(cls, bool):
             raise Rejected(RejectReason.BAD_DETECTIONS, f"detection {index} has no class number (Cls, ClassNumber)")
         if not 0 <= cls < self._class_count:
+            shown = cls if abs(cls) < 10**9 else "(huge)"
             raise Rejected(
                 RejectReason.CLASS_OUT_OF_RANGE,
-                f"detection {index} has class {cls if abs(cls) < 10**9 else 'huge'}, outside 0 to {self._class_count - 1}",
+                f"detection {index} has class {shown}; classes 0 to {self._class_count - 1} are known",
             )
-        x, y, w, h = (_part(fields.get(keys[key]) if key in keys else None, index, key) for key in ("x", "y", "w", "h"))
-        confidence = fields.get(keys["confidence"]) if "confidence" in keys else None
-        name = fields.get(keys["name"]) if "name" in keys else None
-        return Detection(
-            cls,
-            x,
-            y,
-            w,
-            h,
-            _finite(confidence) if confidence is not None else None,
-            name if isinstance(name, str) else None,
-        )
+        x, y, w, h = (_part(values.get(key), index, key) for key in ("x", "y", "w", "h"))
+        name = values.get("annotation_name")
+        return Detection(cls, x, y, w, h, _finite(values.get("confidence")), name if isinstance(name, str) else None)
 
-    def _keys(self, given: tuple[str, ...]) -> dict[str, str]:
-        """Our name of each field -> the key this producer uses for it."""
-        known = self._spellings.get(given)
-        if known is None:
-            lowered: dict[str, str] = {}
-            for key in given:
-                lowered.setdefault(key.lower(), key)
-            known = {
-                field: lowered[next(s for s in spellings if s in lowered)]
-                for field, spellings in _KEYS.items()
-                if any(s in lowered for s in spellings)
-            }
-            if len(self._spellings) < _MAX_REMEMBERED_KEYS and len(given) <= 2 * len(_KEYS):
-                self._spellings[given] = known
-        return known
+    def _remember(self, given: frozenset[str]) -> None:
+        """Keep a decoder for objects with just these keys; it refuses any other, so it agrees with the general way."""
+        if given == self._typed_keys or len(given) > _MAX_TYPED_KEYS:
+            return
+        spelling = _spelling(given)
+        types: dict[str, Any] = {
+            "cls": Annotated[int, Meta(ge=0, lt=self._class_count)],
+            **dict.fromkeys(("x", "y", "w", "h"), Annotated[float, Meta(ge=0, le=1)]),
+        }
+        optional: dict[str, Any] = {"confidence": float | None, "annotation_name": str | None}
+        spelt = set(spelling.values())
+        others = {f"other_{i}": key for i, key in enumerate(sorted(given - spelt))}
+        struct = msgspec.defstruct(
+            "TypedDetection",
+            [
+                *((field, type_) for field, type_ in types.items()),
+                *((field, type_, None) for field, type_ in optional.items()),
+                *((field, Any, None) for field in others),
+            ],
+            # A field this spelling lacks gets a key no other can be taken for.
+            rename={field: f"\0{field}" for field in optional} | spelling | others,
+            forbid_unknown_fields=True,
+        )
+        self._typed, self._typed_keys = msgspec.json.Decoder(list[struct]), given  # type: ignore[valid-type]
+
+
+def _spelling(given: Iterable[str]) -> dict[str, str]:
+    """Our name of each field that is there -> the key it has among `given`."""
+    lowered: dict[str, str] = {}
+    for key in sorted(given):
+        lowered.setdefault(key.lower(), key)
+    found = {}
+    for field, spellings in _KEYS.items():
+        there = [lowered[s] for s in spellings if s in lowered]
+        if there:
+            found[field] = there[0]
+    return found
 
 
 def check_name(name: str) -> None:
