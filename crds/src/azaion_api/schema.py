@@ -6,7 +6,6 @@ from msgspec's type information directly instead of being mended after `msgspec.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -153,13 +152,16 @@ def _default(field: inspect.Field) -> Any:
     else:
         return None
     if isinstance(value, msgspec.Struct):
-        own = msgspec.to_builtins(type(value)())
-        return {name: item for name, item in msgspec.to_builtins(value).items() if item != own[name]}
-    if isinstance(value, enum.Enum):
-        return value.value
-    plain = msgspec.to_builtins(value)
+        own = _plain(type(value)())
+        return {name: item for name, item in _plain(value).items() if item != own[name]}
+    plain = _plain(value)
     # An empty list or map as a default says nothing that its absence does not.
     return None if plain in ([], {}) else plain
+
+
+def _plain(value: Any) -> Any:
+    """Plain JSON: lists instead of tuples, words instead of enums."""
+    return msgspec.json.decode(msgspec.json.encode(value))
 
 
 def _bounds(**limits: Any) -> Schema:

@@ -1,0 +1,60 @@
+"""The directory tree is spelled in one place."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from azaion_api.layout import DATA_DIRECTORIES, TOP_DIRECTORIES, Layout, dated_name
+
+DAY = date(2026, 11, 22)
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"),
+    [
+        (set(), "azaion-2026-11-22"),
+        ({"azaion-2026-11-21", "azaion-2026-11-22-2"}, "azaion-2026-11-22"),
+        ({"azaion-2026-11-22"}, "azaion-2026-11-22-2"),
+        ({"azaion-2026-11-22", "azaion-2026-11-22-2"}, "azaion-2026-11-22-3"),
+        ({"azaion-2026-11-22", "azaion-2026-11-22-3"}, "azaion-2026-11-22-2"),
+        ({f"azaion-2026-11-22{n}" for n in ("", *(f"-{i}" for i in range(2, 12)))}, "azaion-2026-11-22-12"),
+    ],
+)
+def test_a_dated_name_is_the_first_that_is_free(taken: set[str], expected: str) -> None:
+    assert dated_name("azaion", DAY, taken) == expected
+
+
+def test_the_tree_is_the_founding_one() -> None:
+    tree = Layout(Path("/azaion"))
+    run = tree.run("runs/nightly-0b7a8d1e")
+    assert [
+        str(path)
+        for path in (
+            tree.classes,
+            tree.images("data"),
+            tree.labels("data-seed"),
+            tree.datasets,
+            tree.model_link("azaion"),
+            tree.ingest_state("annotations"),
+            run.train,
+            run.checkpoints,
+            run.evaluation,
+            run.export,
+        )
+    ] == [
+        "/azaion/classes.json",
+        "/azaion/data/images",
+        "/azaion/data-seed/labels",
+        "/azaion/datasets",
+        "/azaion/models/azaion.pt",
+        "/azaion/.ingest/annotations",
+        "/azaion/runs/nightly-0b7a8d1e/train",
+        "/azaion/runs/nightly-0b7a8d1e/checkpoints",
+        "/azaion/runs/nightly-0b7a8d1e/evaluation",
+        "/azaion/runs/nightly-0b7a8d1e/export",
+    ]
+    assert set(DATA_DIRECTORIES) < set(TOP_DIRECTORIES)
+    assert {tree.datasets.name, tree.models.name, tree.runs.name} < set(TOP_DIRECTORIES)
