@@ -177,9 +177,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("directory", type=Path)
     parser.add_argument("--check", action="store_true", help="only say whether the files are up to date")
     options = parser.parse_args(arguments)
+    texts = rendered()
     stale = [
         name
-        for name, text in rendered().items()
+        for name, text in texts.items()
         if not (options.directory / name).is_file() or (options.directory / name).read_text() != text
     ]
     if options.check:
@@ -187,7 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{options.directory / name} is not what azaion_api makes; run `make generate`", file=sys.stderr)
         return 1 if stale else 0
     for name in stale:
-        (options.directory / name).write_text(rendered()[name])
+        (options.directory / name).write_text(texts[name])
     return 0
 
 
