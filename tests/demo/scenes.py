@@ -1,15 +1,14 @@
 """Annotated pictures made of real data that scikit-learn ships: handwritten digits, scanned, on two photographs.
 
-Every split draws its digits from originals of its own, and test its backgrounds too, so that a model is judged on
-handwriting and on parts of the photographs it has never seen. The split of a scene is that of its name; the caller says
-how names are split.
+Every split draws its digits from scans of its own, so that a model is judged on handwriting it has never seen. A data
+set is split by its images' names, so the caller says which split each name will fall into.
 """
 
 from __future__ import annotations
 
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -21,9 +20,9 @@ from sklearn.datasets import load_digits, load_sample_images
 
 #: A digit is its own class number.
 DIGITS: Final = (0, 1, 2)
-#: Split -> the part of each digit's originals, and the part of the photographs' width, that its scenes are made of.
+#: Split -> the part of each digit's scans that its scenes are made of. The scans are in the order they were collected,
+#: so the splits hold the hands of different people.
 ORIGINALS: Final = {"train": (0.0, 0.7), "valid": (0.7, 0.85), "test": (0.85, 1.0)}
-BACKGROUNDS: Final = {"train": (0.0, 0.6), "valid": (0.0, 0.6), "test": (0.6, 1.0)}
 
 _MAX_DIGITS = 5
 #: Height of a digit as a part of the scene's side.
@@ -57,20 +56,24 @@ class Scene:
     boxes: tuple[Box, ...]
 
 
-def make_scenes(count: int, size_px: int, split_of: Callable[[str], str], seed: int = 0) -> Iterator[Scene]:
-    """`count` square scenes of `size_px`, named scene-0000 and on; the same arguments make the same bytes.
+def scene_names(count: int) -> list[str]:
+    """scene-0000 and on: a name is all a data set's split is decided by."""
+    return [f"scene-{number:04d}" for number in range(count)]
 
-    `split_of` gives train, valid or test for a name; KeyError when it gives something else.
+
+def make_scenes(split_of: Mapping[str, str], size_px: int, seed: int = 0) -> Iterator[Scene]:
+    """A square scene of `size_px` for every name; the same arguments make the same bytes.
+
+    `split_of` gives train, valid or test for each name; KeyError when it gives something else.
     """
-    for number in range(count):
-        name = f"scene-{number:04d}"
-        yield make_scene(name, split_of(name), size_px, seed)
+    for name, split in split_of.items():
+        yield make_scene(name, split, size_px, seed)
 
 
 def make_scene(name: str, split: str, size_px: int, seed: int = 0) -> Scene:
     """The scene of that name, from the originals of `split`."""
     random = _random(name, seed)
-    canvas = _background(split, size_px, random)
+    canvas = _background(size_px, random)
     boxes: list[Place] = []
     found: list[Box] = []
     for _ in range(int(random.integers(2, _MAX_DIGITS + 1))):
@@ -96,9 +99,9 @@ def make_scene(name: str, split: str, size_px: int, seed: int = 0) -> Scene:
     return Scene(name, split, buffer.getvalue(), tuple(found))
 
 
-def background(name: str, split: str, size_px: int, seed: int = 0) -> NDArray[np.float32]:
+def background(name: str, size_px: int, seed: int = 0) -> NDArray[np.float32]:
     """The scene of that name before anything is written on it, height x width x RGB, 0-255."""
-    return _background(split, size_px, _random(name, seed))
+    return _background(size_px, _random(name, seed))
 
 
 def original_numbers(digit: int, split: str) -> tuple[int, ...]:
@@ -166,13 +169,13 @@ def _write(canvas: NDArray[np.float32], ink: Ink, place: Place, random: np.rando
     ground[:] = ground * (1 - cover) + colour * cover
 
 
-def _background(split: str, size_px: int, random: np.random.Generator) -> NDArray[np.float32]:
+def _background(size_px: int, random: np.random.Generator) -> NDArray[np.float32]:
     """A piece of one of the photographs, softened a little, possibly mirrored."""
     photographs = _photographs()
     photograph = photographs[int(random.integers(len(photographs)))]
-    low, high = (round(part * photograph.width) for part in BACKGROUNDS[split])
-    side = int(random.integers(120, min(high - low, photograph.height, 256) + 1))
-    left, top = int(random.integers(low, high - side + 1)), int(random.integers(0, photograph.height - side + 1))
+    side = int(random.integers(120, 257))
+    left = int(random.integers(0, photograph.width - side + 1))
+    top = int(random.integers(0, photograph.height - side + 1))
     piece = photograph.crop((left, top, left + side, top + side)).resize((size_px, size_px), Image.Resampling.BILINEAR)
     if random.random() < 0.5:
         piece = piece.transpose(Image.Transpose.FLIP_LEFT_RIGHT)

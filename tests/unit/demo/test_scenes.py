@@ -8,21 +8,20 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.demo.scenes import (
-    BACKGROUNDS,
     DIGITS,
-    ORIGINALS,
     Scene,
     background,
     make_scene,
     make_scenes,
     original_numbers,
+    scene_names,
 )
 
 SPLITS = ("train", "valid", "test")
 
 
-def by_last_digit(name: str) -> str:
-    return {"8": "valid", "9": "test"}.get(name[-1], "train")
+def by_last_digit(count: int) -> dict[str, str]:
+    return {name: {"8": "valid", "9": "test"}.get(name[-1], "train") for name in scene_names(count)}
 
 
 def pixels(scene: Scene) -> np.ndarray:
@@ -30,21 +29,21 @@ def pixels(scene: Scene) -> np.ndarray:
 
 
 def test_the_same_arguments_make_the_same_bytes() -> None:
-    assert list(make_scenes(12, 96, by_last_digit, seed=3)) == list(make_scenes(12, 96, by_last_digit, seed=3))
+    assert list(make_scenes(by_last_digit(12), 96, seed=3)) == list(make_scenes(by_last_digit(12), 96, seed=3))
 
 
 def test_another_seed_makes_other_scenes_of_the_same_names() -> None:
-    first, second = (list(make_scenes(3, 96, by_last_digit, seed=seed)) for seed in (0, 1))
+    first, second = (list(make_scenes(by_last_digit(3), 96, seed=seed)) for seed in (0, 1))
     assert [s.name for s in first] == [s.name for s in second]
     assert all(a.jpeg != b.jpeg for a, b in zip(first, second, strict=True))
 
 
 def test_a_scene_belongs_to_the_split_its_name_falls_into() -> None:
-    assert [s.split for s in make_scenes(10, 96, by_last_digit)] == ["train"] * 8 + ["valid", "test"]
+    assert [s.split for s in make_scenes(by_last_digit(10), 96)] == ["train"] * 8 + ["valid", "test"]
 
 
 def test_a_scene_does_not_depend_on_how_many_are_made() -> None:
-    assert list(make_scenes(3, 96, by_last_digit))[2] == list(make_scenes(9, 96, by_last_digit))[2]
+    assert list(make_scenes(by_last_digit(3), 96))[2] == list(make_scenes(by_last_digit(9), 96))[2]
 
 
 def test_a_split_that_does_not_exist_is_refused() -> None:
@@ -57,11 +56,6 @@ def test_every_original_of_a_digit_belongs_to_exactly_one_split(digit: int) -> N
     numbers = [number for split in SPLITS for number in original_numbers(digit, split)]
     assert len(numbers) == len(set(numbers)) >= 170
     assert all(len(original_numbers(digit, split)) >= 20 for split in SPLITS)
-
-
-def test_test_scenes_show_parts_of_the_photographs_that_no_other_scene_shows() -> None:
-    assert set(BACKGROUNDS) == set(ORIGINALS) == set(SPLITS)
-    assert max(BACKGROUNDS["train"][1], BACKGROUNDS["valid"][1]) <= BACKGROUNDS["test"][0]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -83,7 +77,7 @@ def test_ink_is_inside_the_boxes_and_nowhere_else() -> None:
         name = f"scene-{number:04d}"
         scene = make_scene(name, "train", 160)
         size = pixels(scene).shape[0]
-        changed = np.abs(pixels(scene).astype(float) - background(name, "train", size)).max(axis=2)
+        changed = np.abs(pixels(scene).astype(float) - background(name, size)).max(axis=2)
         outside = np.ones((size, size), dtype=bool)
         for box in scene.boxes:
             rows = slice(round((box.y - box.h / 2) * size), round((box.y + box.h / 2) * size))
@@ -101,7 +95,7 @@ def test_scenes_are_square_jpegs_of_the_size_asked_for() -> None:
 
 def test_every_digit_is_there_often_enough_to_be_learnt() -> None:
     counts = dict.fromkeys(DIGITS, 0)
-    for scene in make_scenes(60, 96, by_last_digit):
+    for scene in make_scenes(by_last_digit(60), 96):
         for box in scene.boxes:
             counts[box.cls] += 1
     assert min(counts.values()) >= 30
