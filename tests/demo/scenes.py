@@ -20,13 +20,12 @@ from sklearn.datasets import load_digits, load_sample_images
 
 #: A digit is its own class number.
 DIGITS: Final = (0, 1, 2)
-#: Split -> the part of each digit's scans that its scenes are made of. The scans are in the order they were collected,
-#: so the splits hold the hands of different people.
+#: Split -> the part of each digit's scans that its scenes are made of.
 ORIGINALS: Final = {"train": (0.0, 0.7), "valid": (0.7, 0.85), "test": (0.85, 1.0)}
 
 _MAX_DIGITS = 5
 #: Height of a digit as a part of the scene's side.
-_HEIGHT = (0.15, 0.36)
+_HEIGHT = (0.18, 0.38)
 _GAP_PX = 3
 _JPEG_QUALITY = 90
 
@@ -163,9 +162,9 @@ def _write(canvas: NDArray[np.float32], ink: Ink, place: Place, random: np.rando
     """Ink on the canvas: light on dark ground, dark on light ground, a little see-through and tinted."""
     left, top, width, height = place
     ground = canvas[top : top + height, left : left + width]
-    shade = random.uniform(0, 60) if ground.mean() > 120 else random.uniform(195, 255)
+    shade = random.uniform(0, 50) if ground.mean() > 128 else random.uniform(205, 255)
     colour = np.clip(shade + random.uniform(-30, 30, size=3), 0, 255).astype(np.float32)
-    cover = (ink * float(random.uniform(0.8, 1.0)))[..., None]
+    cover = (ink * float(random.uniform(0.85, 1.0)))[..., None]
     ground[:] = ground * (1 - cover) + colour * cover
 
 

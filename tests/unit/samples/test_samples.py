@@ -67,7 +67,7 @@ def unknown_fields(value: Any, schema: dict[str, Any], at: str) -> list[str]:
 
 
 def test_there_is_a_sample_of_every_kind() -> None:
-    kinds = {document["kind"] for path in SAMPLES.glob("*.yaml") for document in documents(path)}
+    kinds = {document.get("kind") for path in SAMPLES.glob("*.yaml") for document in documents(path)}
     assert kinds >= {kind.value for kind in Kind}
 
 
@@ -125,3 +125,20 @@ def test_an_unknown_field_would_be_found() -> None:
     wrong = {"kind": "TrainingRun", "spec": {"training": {"epoch": 3}}}
     assert unknown_fields(wrong, SCHEMAS["TrainingRun"], "TrainingRun") == ["TrainingRun.spec.training.epoch"]
 
+
+def test_the_example_values_set_only_what_the_chart_has() -> None:
+    """Whether the chart takes them is the chart tests' affair; here no path may be misspelt."""
+    (chart,) = documents(ROOT / "charts" / "azaion" / "values.yaml")
+    assert unknown_values(sample("values.example.yaml"), chart, "") == []
+    assert unknown_values({"trainer": {"runtimeClas": "nvidia"}}, chart, "") == [".trainer.runtimeClas"]
+
+
+def unknown_values(given: dict[str, Any], known: dict[str, Any], at: str) -> list[str]:
+    """Paths of `given` that the chart's values do not have."""
+    found = [f"{at}.{name}" for name in given if name not in known]
+    return found + [
+        path
+        for name, item in given.items()
+        if isinstance(item, dict) and isinstance(known.get(name), dict)
+        for path in unknown_values(item, known[name], f"{at}.{name}")
+    ]
