@@ -1,0 +1,548 @@
+"""Starting, entering, breaking and removing a cluster."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+from testcluster import binaries, components, objects
+from testcluster.layout import (
+    API_SERVICE_ADDRESS,
+    DEFAULT_NAME,
+    MARKER_NAME,
+    MARKER_NAMESPACE,
+    NODE_ADDRESS,
+    NODE_NAME,
+    SOURCE,
+    ClusterError,
+    Layout,
+    ProcessIdentity,
+    Record,
+    check_name,
+    clusters_directory,
+    layout_of,
+    state_directory,
+)
+from testcluster.supervisor import cgroup_directories
+
+_READY_TIMEOUT_S = 120.0
+_DOWN_TIMEOUT_S = 60.0
+_PIN_LABEL = "io.cri-containerd.pinned=pinned"
+
+
+def _wait(what: str, ready: Callable[[], bool], timeout_s: float, hint: str, interval_s: float = 0.05) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not ready():
+        if time.monotonic() > deadline_s:
+            raise ClusterError(f"{what} did not happen within {timeout_s:.0f} s; {hint}")
+        time.sleep(interval_s)
+
+
+def _free_port() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _listener(preferred_port: int | None) -> socket.socket:
+    """A listening socket in the machine's network, at the port of the last start where that is still free."""
+    for port in [preferred_port] if preferred_port else []:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen(1024)
+        except OSError:
+            listener.close()
+        else:
+            return listener
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(1024)
+    return listener
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """How a cluster is started. `data` keeps its objects and volumes elsewhere than with the rest of its state."""
+
+    data: Path | None = None
+    control_plane_only: bool = False
+    audit: bool = False
+
+
+class Cluster:
+    """One test cluster by its name, whether it runs or not."""
+
+    def __init__(self, name: str = DEFAULT_NAME) -> None:
+        self.name = check_name(name)
+
+    # What there is
+
+    @property
+    def record(self) -> Record | None:
+        """What the last start wrote down, or None when there is no such cluster."""
+        return Record.read(layout_of(self.name).record)
+
+    @property
+    def layout(self) -> Layout:
+        """Where the cluster keeps what."""
+        record = self.record
+        return layout_of(self.name, Path(record.data) if record else None)
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig, good on the machine and within the cluster. Raises ClusterError."""
+        self._need_record()
+        return self.layout.kubeconfig
+
+    @property
+    def running(self) -> bool:
+        """Whether the cluster's first process lives."""
+        process = ProcessIdentity.read(self.layout.process)
+        return process is not None and process.alive
+
+    @property
+    def pid(self) -> int:
+        """The first process, as the machine counts. Raises ClusterError when the cluster does not run."""
+        process = ProcessIdentity.read(self.layout.process)
+        if process is None or not process.alive:
+            raise ClusterError(f"cluster {self.name!r} does not run; start it with `cluster.py up --name {self.name}`")
+        return process.pid
+
+    def api(self) -> objects.Api:
+        """The API server as the cluster's administrator sees it."""
+        return objects.Api(self.layout, self._need_record().port)
+
+    def _need_record(self) -> Record:
+        record = self.record
+        if record is None:
+            raise ClusterError(f"there is no cluster {self.name!r}; start it with `cluster.py up --name {self.name}`")
+        return record
+
+    # Start
+
+    def up(self, options: UpOptions | None = None, report: Callable[[str], None] = lambda _text: None) -> float:
+        """Start the cluster unless it runs; returns the seconds until it was ready. Raises ClusterError."""
+        options = options or UpOptions()
+        _need_root()
+        built = binaries.built()
+        if built is None:
+            raise ClusterError("the test cluster is not built yet: run `cluster.py build`")
+        binaries.install_packages()
+        started_s = time.monotonic()
+        with self._locked():
+            record = self.record
+            if self.running and record is not None:
+                self._check_same(record, options)
+                report(f"cluster {self.name} is up already")
+            else:
+                record = self._prepare(record, options, built)
+                self._launch(record)
+            self._wait_until_ready(record, built, started_s, report)
+        return time.monotonic() - started_s
+
+    def _check_same(self, record: Record, options: UpOptions) -> None:
+        if record.control_plane_only != options.control_plane_only or record.audit != options.audit:
+            raise ClusterError(
+                f"cluster {self.name!r} runs with other options (control plane only: {record.control_plane_only}, "
+                f"audit: {record.audit}); run `cluster.py down --keep-data --name {self.name}` first"
+            )
+
+    def _prepare(self, previous: Record | None, options: UpOptions, built: binaries.Binaries) -> Record:
+        if options.data is None and previous is not None and previous.data_is_external:
+            options = UpOptions(Path(previous.data), options.control_plane_only, options.audit)
+        layout = layout_of(self.name, options.data)
+        if layout.data.exists() and any(layout.data.iterdir()) and not layout.data_marker.exists():
+            raise ClusterError(f"{layout.data} is not empty and holds no test cluster's data; choose another directory")
+        _remove_cgroups(layout)
+        for directory in (layout.directory, layout.logs, layout.data, layout.tool_cache):
+            directory.mkdir(parents=True, exist_ok=True)
+        layout.directory.chmod(0o700)
+        for leftover in (layout.process, layout.control_socket):
+            leftover.unlink(missing_ok=True)
+        if not layout.data_marker.exists():
+            _make_pki(layout, built)
+            layout.data_marker.write_text(json.dumps({"id": secrets.token_hex(16)}))
+        record = Record(
+            name=self.name,
+            data=str(layout.data),
+            data_is_external=options.data is not None,
+            port=previous.port if previous else _free_port(),
+            marker=json.loads(layout.data_marker.read_text())["id"],
+            control_plane_only=options.control_plane_only,
+            audit=options.audit,
+            binaries=str(built.directory),
+        )
+        record.write(layout.record)
+        return record
+
+    def _launch(self, record: Record) -> None:
+        layout = self.layout
+        with _listener(record.port) as listener:
+            port = listener.getsockname()[1]
+            if port != record.port:
+                record = Record(**{**asdict(record), "port": port})
+                record.write(layout.record)
+            _write_kubeconfig(layout, port)
+            components.write_configs(_spec(layout, record))
+            description = {**asdict(record), "directory": str(layout.directory), "binaries": f"{record.binaries}/bin"}
+            with (layout.logs / "supervisor.log").open("ab") as log:
+                # A session of its own, so that it outlives the shell; killing `unshare` kills what it started.
+                launcher = subprocess.Popen(
+                    [
+                        "unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child=SIGKILL", "--",
+                        sys.executable, "-B", "-m", "testcluster.supervisor",
+                        json.dumps(description), str(listener.fileno()),
+                    ],
+                    cwd="/",
+                    env={**os.environ, "PYTHONPATH": str(SOURCE)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=[listener.fileno()],
+                )  # fmt: skip
+        try:
+            _wait(
+                "the start of the cluster's first process",
+                lambda: self.running or launcher.poll() is not None,
+                timeout_s=10,
+                hint=f"see {layout.logs / 'supervisor.log'}",
+            )
+        except ClusterError:
+            launcher.kill()
+            raise
+
+    def _wait_until_ready(
+        self, record: Record, built: binaries.Binaries, started_s: float, report: Callable[[str], None]
+    ) -> None:
+        layout = self.layout
+        record = self._need_record()
+        api = self.api()
+
+        def step(what: str, ready: Callable[[], bool], log: str) -> None:
+            def attempt() -> bool:
+                if not self.running:
+                    raise ClusterError(f"the cluster ended while starting; see {layout.logs / 'supervisor.log'}")
+                try:
+                    return ready()
+                except OSError:
+                    return False
+
+            left_s = started_s + _READY_TIMEOUT_S - time.monotonic()
+            _wait(what, attempt, left_s, hint=f"see {layout.logs / log}")
+            report(f"{time.monotonic() - started_s:5.1f} s  {what}")
+
+        step("the API server is ready", lambda: api.request("GET", "/readyz")[0] == 200, "kube-apiserver.log")
+        step("namespaces exist", lambda: api.get("/api/v1/namespaces/kube-system") is not None, "kube-apiserver.log")
+        api.apply(objects.marker(record.marker))
+        if not record.control_plane_only:
+            for document in objects.node_objects():
+                api.apply(document)
+            self._import_stand_ins(built)
+            report(f"{time.monotonic() - started_s:5.1f} s  the stand-in images are imported")
+            step(f"{NODE_NAME} is Ready and offers its GPU", lambda: _node_is_ready(api), "kubelet.log")
+            step("cluster DNS answers", lambda: bool(self.control("status")["dns"]), "coredns.log")
+        step(
+            "pods may be created",
+            lambda: api.get("/api/v1/namespaces/default/serviceaccounts/default") is not None,
+            "kube-controller-manager.log",
+        )
+
+    def _import_stand_ins(self, built: binaries.Binaries) -> None:
+        listed = self.run(["ctr", "images", "list", "--quiet"], capture_output=True, text=True)
+        present = listed.stdout.split() if listed.returncode == 0 else []
+        for reference, archive in built.images.items():
+            if reference not in present:
+                with archive.open("rb") as stream:
+                    self.import_image(stream)
+
+    # Inside
+
+    def environment(self) -> dict[str, str]:
+        """KUBECONFIG, PATH and what else the cluster's tools need, on the machine and within the cluster."""
+        record = self._need_record()
+        layout = self.layout
+        return {
+            "KUBECONFIG": str(layout.kubeconfig),
+            "KUBECACHEDIR": str(layout.tool_cache / "kubectl"),
+            "HELM_CACHE_HOME": str(layout.tool_cache / "helm"),
+            "CONTAINERD_NAMESPACE": "k8s.io",
+            "PATH": f"{record.binaries}/bin:{os.environ.get('PATH', '/usr/bin:/bin')}",
+        }
+
+    def enter(self, command: Sequence[str]) -> list[str]:
+        """The command line that runs the command within the cluster's network, mounts and processes."""
+        # nsenter forgets the working directory with the old mounts, and a killed nsenter would leave the command.
+        script = 'cd "$1" 2>/dev/null || cd /; shift; exec setpriv --pdeathsig TERM -- "$@"'
+        return [
+            "nsenter", "--target", str(self.pid), "--net", "--mount", "--pid", "--uts", "--",
+            "/bin/sh", "-c", script, "enter", os.getcwd(), *command,
+        ]  # fmt: skip
+
+    def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
+        """Run a command within the cluster; options and answer are subprocess.run's."""
+        environment = {**os.environ, **self.environment()}
+        return subprocess.run(self.enter(command), env=environment, check=options.pop("check", False), **options)
+
+    def execute(self, command: Sequence[str]) -> NoReturn:
+        """Become the command, within the cluster."""
+        arguments = self.enter(command)
+        os.execvpe(arguments[0], arguments, {**os.environ, **self.environment()})  # noqa: S606 - no shell is wanted
+
+    def detach(self, log: str, command: Sequence[str]) -> None:
+        """Run a command within the cluster until it or the cluster ends; its output goes to the log of that name."""
+        with (self.layout.logs / f"{check_name(log)}.log").open("ab") as output:
+            arguments = self.enter(command)
+            subprocess.Popen(
+                arguments,
+                env={**os.environ, **self.environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def import_image(self, stream: IO[bytes]) -> None:
+        """Import an image archive, pinned against the kubelet's image collection. Raises ClusterError.
+
+        Layers are thrown away once unpacked, so an image takes its size on disk once.
+        """
+        result = self.run(
+            ["ctr", "images", "import", "--local", "--discard-unpacked-layers", "--label", _PIN_LABEL, "-"],
+            stdin=stream,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if result.returncode != 0:
+            raise ClusterError(f"the image could not be imported: {result.stdout.strip()[-1000:]}")
+
+    def images(self) -> list[str]:
+        """References of the images on the node."""
+        result = self.run(["ctr", "images", "list", "--quiet"], capture_output=True, text=True)
+        if result.returncode != 0:
+            raise ClusterError(f"the images could not be listed: {result.stderr.strip()}")
+        return sorted(line for line in result.stdout.split() if not line.startswith("sha256:"))
+
+    # Break
+
+    def control(self, command: str, **fields: object) -> dict[str, Any]:
+        """Ask the first process. Raises ClusterError when it refuses, OSError when it does not answer."""
+        path = self.layout.control_socket
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(60)
+            # By way of the directory's descriptor: a socket's path may have 107 bytes only.
+            directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
+            try:
+                connection.connect(f"/proc/self/fd/{directory}/{path.name}")
+            finally:
+                os.close(directory)
+            with connection.makefile("rw") as stream:
+                stream.write(json.dumps({"command": command, **fields}) + "\n")
+                stream.flush()
+                answer: dict[str, Any] = json.loads(stream.readline() or "{}")
+        if "error" in answer:
+            raise ClusterError(answer["error"])
+        return answer
+
+    def stop(self, component: str, *, kill: bool = False) -> None:
+        """Stop a component, which stays stopped until `start`; `kill` gives it no chance to end well."""
+        self.pid  # noqa: B018 - says so when the cluster does not run
+        self.control("stop", component=self._component(component), kill=kill)
+
+    def start(self, component: str) -> None:
+        """Start a stopped component."""
+        self.pid  # noqa: B018 - says so when the cluster does not run
+        self.control("start", component=self._component(component))
+
+    def _component(self, name: str) -> str:
+        # People say apiserver, scheduler, proxy.
+        known = {path.stem for path in self.layout.logs.glob("*.log")}
+        return f"kube-{name}" if name not in known and f"kube-{name}" in known else name
+
+    def power_cut(self) -> None:
+        """End every process at once, as a power cut does. Data stays; `up` starts the node again."""
+        with self._locked():
+            self._kill()
+            _remove_cgroups(self.layout)
+
+    def down(self, *, keep_data: bool = False) -> bool:
+        """End the cluster and remove everything of it, or all but its data; False when there was nothing."""
+        directory = layout_of(self.name).directory
+        if not directory.exists():
+            return False
+        _need_root()
+        with self._locked():
+            layout = self.layout
+            if keep_data and self.running:
+                with contextlib.suppress(OSError):
+                    self.control("shutdown")
+                    self._wait_for_end()
+            self._kill()
+            _remove_cgroups(layout)
+            layout.process.unlink(missing_ok=True)
+            layout.control_socket.unlink(missing_ok=True)
+            if not keep_data:
+                if layout.data_marker.exists():
+                    _remove(layout.data)
+                _remove(layout.directory)
+                for parent in (clusters_directory(), state_directory()):
+                    with contextlib.suppress(OSError):
+                        parent.rmdir()
+        return True
+
+    def _kill(self) -> None:
+        process = ProcessIdentity.read(self.layout.process)
+        if process is not None and process.alive:
+            os.kill(process.pid, signal.SIGKILL)
+            self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        # The first process ends last: the kernel waits for every other one of its namespace.
+        _wait("the end of the cluster", lambda: not self.running, _DOWN_TIMEOUT_S, hint="some process cannot be killed")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One change at a time. The lock is on the cluster's directory, so it goes with it."""
+        directory = layout_of(self.name).directory
+        directory.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _need_root() -> None:
+    if os.geteuid() != 0:
+        raise ClusterError("a cluster needs namespaces, mounts and cgroups of its own: run this as root")
+
+
+def _spec(layout: Layout, record: Record) -> components.ClusterSpec:
+    return components.ClusterSpec(
+        layout=layout,
+        binaries=Path(record.binaries) / "bin",
+        port=record.port,
+        control_plane_only=record.control_plane_only,
+        audit=record.audit,
+    )
+
+
+def _make_pki(layout: Layout, built: binaries.Binaries) -> None:
+    if layout.pki.exists():
+        _remove(layout.pki)
+    command = [
+        str(built.bin / "azaion-kube"), "pki", f"--dir={layout.pki}", f"--node={NODE_NAME}",
+        f"--addresses={NODE_ADDRESS},{API_SERVICE_ADDRESS}",
+    ]  # fmt: skip
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise ClusterError(result.stderr.strip())
+
+
+def _write_kubeconfig(layout: Layout, port: int) -> None:
+    def encoded(name: str) -> str:
+        return base64.b64encode((layout.pki / name).read_bytes()).decode()
+
+    context = layout.context
+    document = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [
+            {
+                "name": context,
+                "cluster": {
+                    "server": f"https://127.0.0.1:{port}",
+                    "certificate-authority-data": encoded("ca.crt"),
+                },
+            }
+        ],
+        "users": [
+            {
+                "name": context,
+                "user": {
+                    "client-certificate-data": encoded("admin.crt"),
+                    "client-key-data": encoded("admin.key"),
+                },
+            }
+        ],
+        "contexts": [{"name": context, "context": {"cluster": context, "user": context}}],
+        "current-context": context,
+    }
+    layout.kubeconfig.touch(mode=0o600)
+    layout.kubeconfig.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _node_is_ready(api: objects.Api) -> bool:
+    node = api.get(f"/api/v1/nodes/{NODE_NAME}")
+    if node is None:
+        return False
+    status = node["status"]
+    conditions: Mapping[str, str] = {item["type"]: item["status"] for item in status.get("conditions", [])}
+    untainted = not node["spec"].get("taints")
+    return conditions.get("Ready") == "True" and untainted and status["allocatable"].get("nvidia.com/gpu") == "1"
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory tree, which may hold millions of files of images."""
+    result = subprocess.run(["rm", "-rf", "--", str(path)], capture_output=True, text=True, check=False)
+    if result.returncode != 0 and path.exists():
+        shutil.rmtree(path)
+
+
+def _remove_cgroups(layout: Layout) -> None:
+    """Remove what the kernel does not take with the processes: the cgroups of the pods."""
+    deadline_s = time.monotonic() + 10
+    for root in cgroup_directories(layout.cgroup):
+        while root.is_dir():
+            try:
+                for directory, _, _ in os.walk(root, topdown=False):
+                    os.rmdir(directory)
+            except OSError as error:
+                if time.monotonic() > deadline_s:
+                    raise ClusterError(f"the cgroup {root} cannot be removed: {error}") from error
+                time.sleep(0.05)
+
+
+def list_clusters() -> list[Cluster]:
+    """Every cluster there is, running or not."""
+    return [Cluster(path.parent.name) for path in sorted(clusters_directory().glob("*/cluster.json"))]
+
+
+def is_ours(kubeconfig: str | Path, context: str | None = None) -> bool:
+    """Whether this kubeconfig leads to a cluster made here: its marker's id must be one of ours, and it must answer.
+
+    Destructive tests ask this first; any doubt is False.
+    """
+    built = binaries.built()
+    kubectl = str(built.bin / "kubectl") if built else shutil.which("kubectl")
+    known = {record.marker for cluster in list_clusters() if (record := cluster.record) is not None}
+    if kubectl is None or not known:
+        return False
+    command = [
+        kubectl, f"--kubeconfig={kubeconfig}", "--request-timeout=10s", f"--namespace={MARKER_NAMESPACE}",
+        "get", "configmap", MARKER_NAME, "--output=jsonpath={.data.id}",
+    ]  # fmt: skip
+    if context is not None:
+        command.append(f"--context={context}")
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.returncode == 0 and result.stdout.strip() in known
