@@ -1,4 +1,5 @@
-"""Resolve every dependency anew into hash-pinned requirement files: one for development, one per image.
+"""Resolve every dependency anew into hash-pinned requirement files: one for development, one per image,
+one to bootstrap the environment, one that builds the wheels.
 
 The images' files are constrained by development's, so that what is tested is what is shipped. No registry's address is written.
 """
@@ -28,7 +29,11 @@ def main() -> int:
     compile_requirements("--group", "pyproject.toml:dev", "pyproject.toml", "-o", DEVELOPMENT)
     for part in ("operator", "consumer-image", "trainer-image"):
         compile_requirements("-c", DEVELOPMENT, f"{part}/pyproject.toml", "-o", f"{part}/requirements.txt")
-    compile_requirements("-c", DEVELOPMENT, "tests/bootstrap.in", "-o", "tests/bootstrap-requirements.txt")
+    for given, wanted in (
+        ("tests/bootstrap.in", "tests/bootstrap-requirements.txt"),
+        ("crds/build.in", "crds/build-requirements.txt"),
+    ):
+        compile_requirements("-c", DEVELOPMENT, given, "-o", wanted)
     return 0
 
 
