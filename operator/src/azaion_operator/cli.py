@@ -1,0 +1,47 @@
+"""`azaion-operator run` and `azaion-operator storage`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+
+from azaion_api.logs import configure
+from azaion_operator.errors import ClusterError, SettingsError
+
+log = logging.getLogger("azaion_operator")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The process's exit code."""
+    parser = argparse.ArgumentParser(prog="azaion-operator", description="The operator of Azaion Training.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="reconcile TrainingRuns, AnnotationIngests and ModelLines of one namespace")
+    commands.add_parser("storage", help="keep the directory tree on the volume and report what lies there")
+    options = parser.parse_args(arguments)
+    # Each command imports only what it needs: the storage pod is always on and stays small.
+    return _storage() if options.command == "storage" else _run()
+
+
+def _storage() -> int:
+    from azaion_operator import storage_keeper
+
+    return storage_keeper.main()
+
+
+def _run() -> int:
+    from azaion_operator import service
+    from azaion_operator.settings import read_settings
+
+    try:
+        settings = read_settings()
+        configure("azaion-operator", settings.log_level)
+        asyncio.run(service.run(settings))
+    except (SettingsError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except ClusterError as error:
+        log.error("%s", error)
+        return 1
+    return 0

@@ -1,0 +1,103 @@
+"""From the cache to the snapshot that one reconcile plans from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from azaion_api.names import Kind, ingest_deployment, ingest_report, run_report
+from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
+from azaion_operator.cache import Cache, Key
+from azaion_operator.device_queue import Entry, Turn
+from azaion_operator.objects import Broken, Reports
+from azaion_operator.plan_ingest import rival
+from azaion_operator.plan_run import queue_entry
+from azaion_operator.settings import PodSettings
+from azaion_operator.specs.metadata import LABEL_RUN_UID
+from azaion_operator.view import IngestView, LineView, RunView
+
+_NO_TURN = Turn(go=False)
+
+
+class Observer:
+    """Snapshots of the cache."""
+
+    def __init__(self, cache: Cache, settings: PodSettings) -> None:
+        self._cache = cache
+        self._settings = settings
+        self._entries: dict[str, tuple[object, Entry]] = {}
+
+    def run(self, run: TrainingRun, turn: Turn = _NO_TURN) -> RunView:
+        """A run and everything made for it."""
+        key = Key(Kind.TRAINING_RUN, run.metadata.name)
+        jobs = self._cache.jobs.owned(key)
+        own = tuple(job for job in jobs if job.metadata.owned_by(run.metadata.uid))
+        reports = _owned(self._cache.reports.get(run_report(run.metadata.name)), run.metadata.uid)
+        return RunView(
+            run=run,
+            settings=self._settings,
+            turn=turn,
+            jobs=own,
+            pods=tuple(
+                pod for pod in self._cache.pods.owned(key) if pod.metadata.labels.get(LABEL_RUN_UID) == run.metadata.uid
+            ),
+            leftover_jobs=frozenset(job.metadata.name for job in jobs) - {job.metadata.name for job in own},
+            reports=reports.stages if reports else {},
+            has_report_map=reports is not None,
+            line=self.line_named(run.spec.line_ref.name),
+            # Looked up where it is used: at the release of a run.
+            next_iteration=self._next_iteration(run) if turn.confirmed else 0,
+            storage=self._cache.storage,
+        )
+
+    def ingest(self, ingest: AnnotationIngest) -> IngestView:
+        """An ingest and everything made for it."""
+        name = ingest.metadata.name
+        deployment = self._cache.deployments.get(ingest_deployment(name))
+        reports = _owned(self._cache.reports.get(ingest_report(name)), ingest.metadata.uid)
+        others = tuple(i for i in self._cache.ingests if isinstance(i, AnnotationIngest))
+        return IngestView(
+            ingest=ingest,
+            settings=self._settings,
+            deployment=deployment if deployment and deployment.metadata.owned_by(ingest.metadata.uid) else None,
+            pods=self._cache.pods.owned(Key(Kind.ANNOTATION_INGEST, name)),
+            report=reports.ingest if reports else None,
+            has_report_map=reports is not None,
+            rival=rival(ingest, others, self._settings.claim),
+        )
+
+    def line(self, line: ModelLine) -> LineView:
+        """A line and the runs that train for it."""
+        return LineView(line=line, runs=tuple(self._runs_of(line.metadata.name)))
+
+    def line_named(self, name: str) -> ModelLine | None:
+        found = self._cache.lines.get(name)
+        return None if isinstance(found, Broken) else found
+
+    def entries(self) -> Iterator[Entry]:
+        """Every unfinished run as the queue sees it; computed anew only for runs that changed."""
+        kept: dict[str, tuple[object, Entry]] = {}
+        for run in self._cache.unfinished_runs():
+            name = run.metadata.name
+            jobs = len(self._cache.jobs.owned(Key(Kind.TRAINING_RUN, name)))
+            basis = (run.metadata.resource_version, jobs, self._cache.lines.revision, self._cache.storage_revision)
+            known = self._entries.get(name)
+            if known is None or known[0] != basis:
+                known = (basis, queue_entry(self.run(run)))
+            kept[name] = known
+            yield known[1]
+        self._entries = kept
+
+    def _next_iteration(self, run: TrainingRun) -> int:
+        name = run.spec.line_ref.name
+        line = self.line_named(name)
+        taken = (line.status.iteration if line else 0, *(r.status.iteration or 0 for r in self._runs_of(name)))
+        return max(taken) + 1
+
+    def _runs_of(self, line: str) -> Iterator[TrainingRun]:
+        for run in self._cache.runs:
+            if isinstance(run, TrainingRun) and run.spec.line_ref.name == line:
+                yield run
+
+
+def _owned(reports: Reports | None, uid: str) -> Reports | None:
+    return reports if reports is not None and reports.metadata.owned_by(uid) else None

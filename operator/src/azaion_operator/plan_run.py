@@ -1,0 +1,460 @@
+"""What to do about a TrainingRun: one snapshot in, one plan out. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+
+from azaion_api.names import DEVICE_STAGES, JobStage, job_name, run_directory, run_report
+from azaion_api.outcome import AttemptReason
+from azaion_api.task import RunTask
+from azaion_api.training_run import (
+    FINISHED_PHASES,
+    Attempt,
+    ExportFormat,
+    Phase,
+    PromotionDecision,
+    TrainingRunStatus,
+)
+from azaion_operator import gate, status_run
+from azaion_operator.attempts import Counted, attempt_number, count, obstacle, report_of, stage_of
+from azaion_operator.device_queue import Entry
+from azaion_operator.objects import Job, Pod
+from azaion_operator.readiness import current_model, has_space, missing, uses_own_storage
+from azaion_operator.recovery import GiveUp, Retry, remedy
+from azaion_operator.specs.identity import Child, identity, report_map
+from azaion_operator.specs.job import ANNOTATION_EPOCHS, job
+from azaion_operator.specs.line import line
+from azaion_operator.status_run import current_stage, is_done
+from azaion_operator.texts import duration, in_seconds, sentence
+from azaion_operator.view import RunView
+
+#: A Job without a pod for this long is not just slow.
+_NO_POD = timedelta(seconds=20)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What has to be done, and the status that says so."""
+
+    status: TrainingRunStatus
+    create: tuple[Child, ...] = ()
+    stop: tuple[Job, ...] = ()
+    #: Delete the run itself: its time after finishing is over.
+    remove: bool = False
+    #: The run leaves the queue: its status has to say so before anything is made.
+    release: bool = False
+    #: Decide again under the device's lock before acting.
+    needs_device: bool = False
+    again_in_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """The next thing for a run."""
+
+    phase: Phase
+    message: str
+    #: Why the current stage does not go on, as the reason of its condition; empty when it does.
+    held: str = ""
+    #: Start the stage's next attempt.
+    start: tuple[JobStage, int] | None = None
+    stop: tuple[Job, ...] = ()
+    #: Why the run fails, as a condition's reason.
+    failure: str = ""
+    needs_device: bool = False
+    again_in_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A run, its status brought up to date, and its newest attempts."""
+
+    view: RunView
+    status: TrainingRunStatus
+    counted: Counted
+    now: datetime
+
+    @property
+    def stage(self) -> JobStage | None:
+        return current_stage(self.status)
+
+    @property
+    def holds(self) -> bool:
+        return holds_device(self.status)
+
+    @property
+    def live_jobs(self) -> tuple[Job, ...]:
+        return tuple(job for job in self.view.jobs if job.live)
+
+    @property
+    def live_pods(self) -> tuple[Pod, ...]:
+        return tuple(pod for pod in self.view.pods if not pod.ended)
+
+    @property
+    def live_attempt(self) -> Attempt | None:
+        return next((a for a in reversed(self.status.attempts) if a.ended is None), None)
+
+    @property
+    def waiting_phase(self) -> Phase:
+        """Phase of a run that waits: it keeps the device once released."""
+        return Phase.RUNNING if self.holds else Phase.QUEUED
+
+
+def plan_run(view: RunView, now: datetime) -> RunPlan:
+    """The plan for one run as it is now."""
+    run = view.run
+    if run.metadata.deletion_timestamp is not None:
+        return RunPlan(status=run.status)
+    if run.status.phase in FINISHED_PHASES:
+        return _after_the_end(view, now)
+    counted = count(run.status, view.jobs, view.pods, view.reports, now)
+    status = _judged(view, status_run.progress(run, counted, view.reports))
+    standing = Standing(view, status, counted, now)
+    step = next_step(standing)
+    if step.needs_device and not view.turn.confirmed:
+        return RunPlan(status=run.status, needs_device=True)
+    return _carried_out(standing, step)
+
+
+def _judged(view: RunView, status: TrainingRunStatus) -> TrainingRunStatus:
+    """With the gate's decision once the model is evaluated."""
+    decided = status.promotion is not None and status.promotion.decision is not PromotionDecision.WAITING
+    if decided or status.evaluation is None or not is_done(status, JobStage.EVALUATE):
+        return status
+    current = current_model(view.run.spec.line_ref.name, view.line, view.storage)
+    return msgspec.structs.replace(status, promotion=gate.decide(view.run.spec, status.evaluation, current))
+
+
+def next_step(standing: Standing) -> Step:
+    """The first of the decisions, in this order, that applies."""
+    for decision in (
+        _await_last_report,
+        _stop_what_should_not_run,
+        _let_it_work,
+        _give_up,
+        _stay_suspended,
+        _end_well,
+        _await_approval,
+        _back_off,
+        _await_leftovers,
+        _await_what_is_missing,
+        _await_turn,
+    ):
+        step = decision(standing)
+        if step is not None:
+            return step
+    return _start(standing)
+
+
+def _await_last_report(standing: Standing) -> Step | None:
+    if not standing.counted.report_is_due:
+        return None
+    return Step(phase=Phase.RUNNING, message="waits for the last report of a pod that has ended", again_in_s=2.0)
+
+
+def _stop_what_should_not_run(standing: Standing) -> Step | None:
+    """Suspension and a raised number of epochs end the pod; it saves a checkpoint first."""
+    spec = standing.view.run.spec
+    jobs = tuple(
+        job for job in standing.live_jobs if job.metadata.deletion_timestamp is None and stage_of(job) in DEVICE_STAGES
+    )
+    if jobs and spec.suspend:
+        return Step(phase=Phase.RUNNING, message="saves what it has, to be suspended", held="Suspending", stop=jobs)
+    outdated = tuple(
+        job for job in jobs if stage_of(job) is JobStage.TRAIN and _told_epochs(job) < spec.training.epochs
+    )
+    if outdated:
+        message = f"saves a checkpoint, to go on with {spec.training.epochs} epochs"
+        return Step(phase=Phase.RUNNING, message=message, held="EpochsRaised", stop=outdated)
+    return None
+
+
+def _told_epochs(job: Job) -> int:
+    value = job.metadata.annotations.get(ANNOTATION_EPOCHS, "")
+    return int(value) if value.isdigit() else 0
+
+
+def _let_it_work(standing: Standing) -> Step | None:
+    """While a Job or pod of the run is at work, nothing else is started."""
+    jobs, pods, attempt = standing.live_jobs, standing.live_pods, standing.live_attempt
+    if not jobs and not pods:
+        return None
+    stages = {*(stage_of(job) for job in jobs), *(stage_of(pod) for pod in pods)}
+    if standing.view.run.spec.suspend and stages & set(DEVICE_STAGES):
+        return Step(phase=Phase.RUNNING, message="saves what it has, to be suspended", held="Suspending")
+    if any(job.metadata.deletion_timestamp is not None for job in jobs) or not jobs:
+        return Step(phase=Phase.RUNNING, message="waits until its last pod has ended", held="Stopping")
+    if any(job.spec.suspend for job in jobs):
+        queue = standing.view.run.spec.queue_name or ""
+        return Step(phase=Phase.RUNNING, message=f"waits for Kueue to admit it ({queue})", held="AwaitingAdmission")
+    if pods and (hindered := obstacle(pods[-1])):
+        return Step(phase=Phase.RUNNING, message=hindered.message, held=hindered.reason)
+    if not pods:
+        return _without_pod(standing, jobs[-1])
+    if attempt is None or attempt.started is None:
+        return Step(phase=Phase.RUNNING, message=f"starts pod {pods[-1].metadata.name}")
+    report = report_of(attempt, standing.view.reports)
+    return Step(phase=Phase.RUNNING, message=status_run.doing(standing.status, attempt, report))
+
+
+def _without_pod(standing: Standing, job: Job) -> Step:
+    if any(a.ended and (a.stage, a.number) == (stage_of(job), attempt_number(job)) for a in standing.status.attempts):
+        return Step(phase=Phase.RUNNING, message=f"waits until Job {job.metadata.name} is closed")
+    made = job.metadata.creation_timestamp or standing.now
+    if job.status.active or standing.now - made < _NO_POD:
+        wait_s = _NO_POD.total_seconds()
+        return Step(phase=Phase.RUNNING, message=f"Job {job.metadata.name} starts", again_in_s=wait_s)
+    name = job.metadata.name
+    return Step(
+        phase=Phase.RUNNING,
+        message=f"Job {name} has no pod yet; kubectl describe job {name} tells why",
+        held="NoPod",
+    )
+
+
+def _give_up(standing: Standing) -> Step | None:
+    verdict = _verdict(standing)
+    if not isinstance(verdict, GiveUp):
+        return None
+    return Step(phase=Phase.FAILED, message=verdict.message, failure=verdict.reason)
+
+
+def _verdict(standing: Standing) -> Retry | GiveUp | None:
+    """What follows from the current stage's last attempt, if there was one."""
+    stage = standing.stage
+    last = status_run.newest(standing.status.attempts, stage) if stage else None
+    if last is None or last.reason is None or last.reason is AttemptReason.COMPLETED:
+        return None
+    attempts = tuple(a for a in standing.status.attempts if a.stage == last.stage)
+    return remedy(standing.view.run.spec, attempts, standing.status.restarts)
+
+
+def _stay_suspended(standing: Standing) -> Step | None:
+    if not standing.view.run.spec.suspend:
+        return None
+    where = f" after {standing.status.completed_epochs} epochs" if standing.status.completed_epochs else ""
+    return Step(
+        phase=Phase.SUSPENDED, message=f"suspended{where}; set spec.suspend to false to go on", held="Suspended"
+    )
+
+
+def _end_well(standing: Standing) -> Step | None:
+    promotion = standing.status.promotion
+    if promotion is not None and promotion.decision is PromotionDecision.REJECTED:
+        return Step(phase=Phase.SUCCEEDED, message=sentence(f"not promoted: {promotion.reason}"))
+    if standing.stage is None:
+        path = next((m.path for m in standing.status.models if m.role == "deployed"), "")
+        return Step(phase=Phase.SUCCEEDED, message=sentence(f"published {path}" if path else "published"))
+    return None
+
+
+def _await_approval(standing: Standing) -> Step | None:
+    promotion = standing.status.promotion
+    if standing.stage is not JobStage.PUBLISH or promotion is None:
+        return None
+    if promotion.decision is not PromotionDecision.WAITING:
+        return None
+    if standing.status.evaluation is None:
+        return Step(phase=Phase.FAILED, message="the evaluation reported no figures", failure="NoEvaluation")
+    return Step(phase=Phase.AWAITING_APPROVAL, message=promotion.reason, held="AwaitingApproval")
+
+
+def _back_off(standing: Standing) -> Step | None:
+    verdict = _verdict(standing)
+    if not isinstance(verdict, Retry):
+        return None
+    phase = standing.waiting_phase if standing.stage in DEVICE_STAGES else Phase.RUNNING
+    space = None if uses_own_storage(standing.view.run, standing.view.settings) else has_space(standing.view.storage)
+    if verdict.needs_space and space is False:
+        return Step(
+            phase=phase, message=f"waits for space on the volume; {verdict.why}", held=AttemptReason.STORAGE_FULL
+        )
+    left_s = (verdict.at - standing.now).total_seconds()
+    # Where the free space is known, it decides, not the clock.
+    if left_s <= 0 or (verdict.needs_space and space):
+        return None
+    message = sentence(f"tries again in {duration(left_s)}; {verdict.why}")
+    before = standing.view.run.status.message
+    if before.endswith(verdict.why) and before.startswith("tries again"):
+        # Said already; a clock in a message would be a write a second.
+        message = before
+    return Step(phase=phase, message=message, held="Retrying", again_in_s=left_s)
+
+
+def _await_leftovers(standing: Standing) -> Step | None:
+    """A Job of the next name that belongs to an earlier run: Kubernetes is still removing it."""
+    name = job_name(standing.view.run.metadata.name, *_next_attempt(standing))
+    if name not in standing.view.leftover_jobs:
+        return None
+    phase = standing.waiting_phase if standing.status.start_time else Phase.PENDING
+    return Step(
+        phase=phase, message=f"waits until Job {name} of an earlier run of this name is gone", held="LeftoverJob"
+    )
+
+
+def _await_what_is_missing(standing: Standing) -> Step | None:
+    view = standing.view
+    if standing.holds or standing.stage not in DEVICE_STAGES:
+        return None
+    text = missing(view.run, view.line, view.storage, view.settings)
+    return Step(phase=Phase.PENDING, message=text, held="NotReady") if text else None
+
+
+def _await_turn(standing: Standing) -> Step | None:
+    if standing.stage not in DEVICE_STAGES:
+        return None
+    turn = standing.view.turn
+    if not turn.go:
+        place = f"place {turn.place} in the queue: " if turn.place else ""
+        return Step(phase=standing.waiting_phase, message=sentence(f"{place}{turn.waits_for}"), held="Queued")
+    if not turn.confirmed:
+        return Step(phase=standing.waiting_phase, message="", needs_device=True)
+    return None
+
+
+def _next_attempt(standing: Standing) -> tuple[JobStage, int]:
+    stage = standing.stage or JobStage.PUBLISH
+    taken = (
+        *(a.number for a in standing.status.attempts if a.stage == stage),
+        *(attempt_number(job) for job in standing.view.jobs if stage_of(job) is stage),
+    )
+    return stage, max(taken, default=0) + 1
+
+
+def _start(standing: Standing) -> Step:
+    stage, number = _next_attempt(standing)
+    name = job_name(standing.view.run.metadata.name, stage, number)
+    return Step(phase=Phase.RUNNING, message=f"Job {name} starts", start=(stage, number))
+
+
+def _carried_out(standing: Standing, step: Step) -> RunPlan:
+    """The plan of a step: what to make or stop, and the status with phase, message and conditions."""
+    view, status, now = standing.view, standing.status, standing.now
+    release = step.start is not None and not standing.holds and step.start[0] in DEVICE_STAGES
+    if release:
+        status = _released(view, status, now)
+    result = step.phase if step.phase in FINISHED_PHASES else None
+    live = standing.live_attempt
+    report = report_of(live, view.reports) if live else None
+    working = step.phase is Phase.RUNNING or (status.start_time is not None and step.phase is Phase.SUSPENDED)
+    status = msgspec.structs.replace(
+        status,
+        phase=step.phase,
+        stage=status_run.stage_of_status(status, live, report) if working else None,
+        message=sentence(step.message),
+        completion_time=in_seconds(now) if result else None,
+    )
+    facts = status_run.Facts(
+        status=status,
+        live=live,
+        report=report,
+        held=(step.held, status.message) if step.held else None,
+        result=result,
+        failure=(step.failure, status.message) if step.failure else None,
+        formats_asked=ExportFormat.ONNX in view.run.spec.export.formats,
+    )
+    # In whole seconds, as the API server would keep them.
+    at = now.replace(microsecond=0)
+    status = msgspec.structs.replace(status, conditions=status_run.conditions(facts, view.run.metadata.generation, at))
+    return RunPlan(
+        status=status,
+        create=_children(standing, status, step),
+        stop=step.stop,
+        release=release,
+        again_in_s=step.again_in_s,
+    )
+
+
+def _released(view: RunView, status: TrainingRunStatus, now: datetime) -> TrainingRunStatus:
+    """What is fixed when the run leaves the queue for the first time."""
+    meta = view.run.metadata
+    return msgspec.structs.replace(
+        status,
+        start_time=status.start_time or in_seconds(now),
+        image=status.image or view.settings.trainer_image,
+        directory=status.directory or run_directory(meta.name, meta.uid),
+        iteration=status.iteration or view.next_iteration,
+    )
+
+
+def _children(standing: Standing, status: TrainingRunStatus, step: Step) -> tuple[Child, ...]:
+    view = standing.view
+    run = view.run
+    if step.start is None:
+        # A report that somebody deleted under a working pod is made again; nothing else is looked after while it works.
+        return (report_map(run),) if standing.live_jobs and not step.stop and not view.has_report_map else ()
+    stage, number = step.start
+    task = RunTask(
+        run=run.metadata.name,
+        uid=run.metadata.uid,
+        stage=stage,
+        attempt=number,
+        directory=status.directory or run_directory(run.metadata.name, run.metadata.uid),
+        spec=run.spec,
+        report=run_report(run.metadata.name),
+        dataset=status.dataset,
+        batch=_lowered_batch(standing, status),
+        current_model=current_model(run.spec.line_ref.name, view.line, view.storage),
+        promotion=status.promotion if stage is JobStage.PUBLISH else None,
+    )
+    made = job(run, task, status.image or view.settings.trainer_image, view.settings)
+    its_line = () if view.line is not None else (line(run.spec.line_ref.name),)
+    return (*its_line, *identity(run), made)
+
+
+def _lowered_batch(standing: Standing, status: TrainingRunStatus) -> int | None:
+    """The batch in force where it is not simply the spec's: lowered, or found by Auto."""
+    asked = standing.view.run.spec.training.batch
+    return status.batch if status.batch != asked else None
+
+
+def _after_the_end(view: RunView, now: datetime) -> RunPlan:
+    """Nothing is made for a finished run ever again; after its time it is deleted, its files stay."""
+    run = view.run
+    ttl, ended = run.spec.ttl_seconds_after_finished, run.status.completion_time
+    if ttl is None or ended is None:
+        return RunPlan(status=run.status)
+    left_s = ttl - (now - ended).total_seconds()
+    if left_s > 0:
+        return RunPlan(status=run.status, again_in_s=left_s)
+    published = run.status.promotion is not None and run.status.promotion.decision is PromotionDecision.PROMOTED
+    recorded = view.line is not None and any(m.run_uid == run.metadata.uid for m in view.line.status.history)
+    if published and run.status.phase is Phase.SUCCEEDED and not recorded:
+        # The line learns of its model from this run.
+        return RunPlan(status=run.status, again_in_s=5.0)
+    return RunPlan(status=run.status, remove=True)
+
+
+def holds_device(status: TrainingRunStatus) -> bool:
+    """Whether the run was released and its device stages have not ended."""
+    return status.phase is Phase.RUNNING and any(not is_done(status, stage) for stage in DEVICE_STAGES)
+
+
+def queue_entry(view: RunView) -> Entry:
+    """The run as the queue sees it; the turn of the view is not looked at."""
+    run, status = view.run, view.run.status
+    needs_device = any(not is_done(status, stage) for stage in DEVICE_STAGES)
+    holds = holds_device(status)
+    waits = (
+        needs_device
+        and not holds
+        and not run.spec.suspend
+        and run.metadata.deletion_timestamp is None
+        and status.phase not in FINISHED_PHASES
+        and not view.leftover_jobs
+        and missing(run, view.line, view.storage, view.settings) is None
+    )
+    created = run.metadata.creation_timestamp
+    if created is None:
+        raise ValueError(f"TrainingRun {run.metadata.name} has no creation time")
+    return Entry(
+        name=run.metadata.name,
+        priority=run.spec.priority,
+        created=created,
+        holds=holds and run.metadata.deletion_timestamp is None,
+        released=status.start_time,
+        waits=waits,
+    )

@@ -1,0 +1,224 @@
+"""One reconcile per key: observe, plan, apply, publish. Safe to run twice, and it never asks which event woke it."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from time import monotonic
+
+import msgspec
+
+from azaion_api.names import Kind
+from azaion_api.resources import ModelLine, TrainingRun
+from azaion_operator.attempts import ending, is_last, stage_of
+from azaion_operator.cache import Cache, Key
+from azaion_operator.cluster import Cluster
+from azaion_operator.device_queue import DeviceQueue, turn_of
+from azaion_operator.errors import AlreadyExistsError, NotFoundError, RefusedError
+from azaion_operator.events import EventWriter, news
+from azaion_operator.metrics import Metrics
+from azaion_operator.objects import (
+    CONFIG_MAPS,
+    INGESTS,
+    JOBS,
+    LINES,
+    ROLE_BINDINGS,
+    RUNS,
+    TYPES,
+    Broken,
+    ObjectMeta,
+    ResourceType,
+)
+from azaion_operator.observe import Observer
+from azaion_operator.plan_ingest import plan_ingest
+from azaion_operator.plan_line import plan_line
+from azaion_operator.plan_run import RunPlan, plan_run
+from azaion_operator.publish import Publisher
+from azaion_operator.specs.identity import Child, report_map
+from azaion_operator.texts import sentence
+from azaion_operator.view import RunView
+
+log = logging.getLogger(__name__)
+
+#: How soon something in the way is looked at again when no event tells.
+_TROUBLE_RETRY_S = 10.0
+#: What needs nothing is made at once; a RoleBinding needs its Role, a Job's pod everything else.
+_WAVES: tuple[Callable[[ResourceType], bool], ...] = (
+    lambda type_: type_ not in (ROLE_BINDINGS, JOBS),
+    lambda type_: type_ == ROLE_BINDINGS,
+    lambda type_: type_ == JOBS,
+)
+
+
+class Reconciler:
+    """Brings what is closer to what is wanted, one resource at a time."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        cache: Cache,
+        observer: Observer,
+        device: DeviceQueue,
+        publisher: Publisher,
+        events: EventWriter,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._cluster = cluster
+        self._cache = cache
+        self._observer = observer
+        self._device = device
+        self._publisher = publisher
+        self._events = events
+        self._metrics = metrics
+        self._clock = clock
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Look at one resource; the seconds after which to look again, if there are any."""
+        began = monotonic()
+        again_in_s = await {
+            Kind.TRAINING_RUN: self._run,
+            Kind.ANNOTATION_INGEST: self._ingest,
+            Kind.MODEL_LINE: self._line,
+        }[key.kind](key)
+        self._metrics.reconciled(key.kind, monotonic() - began)
+        return again_in_s
+
+    async def _run(self, key: Key) -> float | None:
+        queue = self._device.look()
+        run = self._cache.runs.get(key.name)
+        if run is None:
+            self._cache.forget_gone_pods(key)
+            return None
+        if isinstance(run, Broken):
+            await self._broken(RUNS, run)
+            return None
+        view = await self._with_last_reports(self._observer.run(run, turn_of(queue, key.name)))
+        plan = plan_run(view, self._clock())
+        if not plan.needs_device:
+            return await self._carry_out(view, plan)
+        async with self._device.held():
+            view = self._observer.run(run, turn_of(self._device.look(), key.name, confirmed=True))
+            return await self._carry_out(view, plan_run(view, self._clock()))
+
+    async def _carry_out(self, view: RunView, plan: RunPlan) -> float | None:
+        run = view.run
+        if plan.remove:
+            await self._cluster.delete(RUNS, run.metadata.name, run.metadata.uid)
+            return None
+        if plan.release:
+            # Written before anything is made: an operator that is killed in between finds the run released.
+            run = await self._publish_run(run, plan)
+        for job in plan.stop:
+            await self._cluster.delete(JOBS, job.metadata.name, job.metadata.uid, children_first=True)
+        trouble = await self._create(plan.create, run.metadata.uid)
+        if trouble:
+            plan = dataclasses.replace(plan, status=msgspec.structs.replace(plan.status, message=trouble))
+        await self._publish_run(run, plan)
+        still_open = {attempt.pod_uid for attempt in plan.status.attempts if attempt.ended is None}
+        self._cache.forget_gone_pods(Key(Kind.TRAINING_RUN, run.metadata.name), but=still_open)
+        return _TROUBLE_RETRY_S if trouble else plan.again_in_s
+
+    async def _publish_run(self, run: TrainingRun, plan: RunPlan) -> TrainingRun:
+        """Publish the plan's status, tell people what is new in it, and return the run as it is stored now."""
+        before, after = run.status, plan.status
+        if not await self._publisher.publish(run, after):
+            return run
+        self._metrics.published(before, after)
+        if before.message != after.message:
+            log.info("%s", after.message, extra={"context": {"run": run.metadata.name, "phase": after.phase}})
+        for item in news(before, after):
+            self._events.post(run, item, self._clock())
+        stored = self._cache.runs.get(run.metadata.name)
+        return stored if isinstance(stored, TrainingRun) else run
+
+    async def _with_last_reports(self, view: RunView) -> RunView:
+        """A pod's end may be seen before its last report: then the report is read past the cache."""
+        now = self._clock()
+        recorded = {a.pod_uid for a in view.run.status.attempts if a.ended is not None}
+        for pod in view.pods:
+            stage = stage_of(pod)
+            if stage is None or pod.metadata.uid in recorded or ending(pod, now) is None:
+                continue
+            report = view.reports.get(stage)
+            if report is None or report.pod_uid != pod.metadata.uid or not is_last(report):
+                return await self._read_reports(view)
+        return view
+
+    async def _read_reports(self, view: RunView) -> RunView:
+        name = report_map(view.run)[1]["metadata"]["name"]
+        try:
+            self._cache.observe(CONFIG_MAPS, await self._cluster.get(CONFIG_MAPS, name))
+        except NotFoundError:
+            return view
+        return self._observer.run(view.run, view.turn)
+
+    async def _ingest(self, key: Key) -> float | None:
+        ingest = self._cache.ingests.get(key.name)
+        if ingest is None:
+            return None
+        if isinstance(ingest, Broken):
+            await self._broken(INGESTS, ingest)
+            return None
+        plan = plan_ingest(self._observer.ingest(ingest), self._clock())
+        status = plan.status
+        trouble = await self._create(plan.create, ingest.metadata.uid)
+        if plan.apply is not None and not trouble:
+            trouble = await self._apply(plan.apply)
+        if trouble:
+            status = msgspec.structs.replace(status, message=trouble)
+        if await self._publisher.publish(ingest, status) and ingest.status.message != status.message:
+            log.info("%s", status.message, extra={"context": {"ingest": key.name, "phase": status.phase}})
+        return _TROUBLE_RETRY_S if trouble else None
+
+    async def _line(self, key: Key) -> float | None:
+        line = self._cache.lines.get(key.name)
+        if isinstance(line, Broken):
+            await self._broken(LINES, line)
+        elif isinstance(line, ModelLine):
+            await self._publisher.publish(line, plan_line(self._observer.line(line), self._clock()))
+        return None
+
+    async def _broken(self, type_: ResourceType, resource: Broken) -> None:
+        """An object this operator cannot read: said once, and looked at again when it changes."""
+        context = {"context": {"kind": type_.kind, "name": resource.metadata.name}}
+        try:
+            if await self._publisher.publish_broken(type_, resource):
+                log.warning("the stored object cannot be read: %s", resource.problem, extra=context)
+        except RefusedError as error:
+            log.warning("%s; and its status cannot be written: %s", resource.problem, error, extra=context)
+
+    async def _create(self, children: tuple[Child, ...], owner_uid: str) -> str | None:
+        """Make the children that are not there; one sentence about what is in the way, if anything."""
+        for wave in _WAVES:
+            of_wave = [child for child in children if wave(child[0])]
+            for trouble in await asyncio.gather(*(self._create_one(child, owner_uid) for child in of_wave)):
+                if trouble:
+                    return trouble
+        return None
+
+    async def _create_one(self, child: Child, owner_uid: str) -> str | None:
+        type_, manifest = child
+        name = manifest["metadata"]["name"]
+        try:
+            made = await self._cluster.create(type_, manifest)
+        except AlreadyExistsError:
+            made = await self._cluster.get(type_, name)
+            if type_ != LINES and not msgspec.convert(made["metadata"], ObjectMeta).owned_by(owner_uid):
+                return f"waits until {type_.kind} {name}, which belongs to something else, is gone"
+        except RefusedError as error:
+            return sentence(f"the API server refuses {type_.kind} {name}: {error}")
+        if type_ in TYPES:
+            self._cache.observe(type_, made)
+        return None
+
+    async def _apply(self, child: Child) -> str | None:
+        type_, manifest = child
+        try:
+            self._cache.observe(type_, await self._cluster.apply(type_, manifest))
+        except RefusedError as error:
+            return sentence(f"the API server refuses {type_.kind} {manifest['metadata']['name']}: {error}")
+        return None

@@ -1,0 +1,161 @@
+"""The operator as a whole: caches, watches, workers, Lease and health, put together and taken apart."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+from kubernetes.aio.client import ApiClient
+
+from azaion_api.names import Kind
+from azaion_operator import edge, health
+from azaion_operator.cache import Cache, Key
+from azaion_operator.cluster import Cluster, configuration
+from azaion_operator.device_queue import DeviceQueue
+from azaion_operator.dirty import DirtyKeys
+from azaion_operator.errors import ClusterError
+from azaion_operator.events import EventWriter
+from azaion_operator.health import Health
+from azaion_operator.lease import LeaseKeeper
+from azaion_operator.metrics import CONTENT_TYPE, Metrics
+from azaion_operator.objects import LEASES, RawObject, ResourceType
+from azaion_operator.observe import Observer
+from azaion_operator.publish import Publisher
+from azaion_operator.reconcile import Reconciler
+from azaion_operator.settings import Settings
+
+log = logging.getLogger(__name__)
+
+WORKERS = 8
+RESYNC_EVERY_S = 300.0
+_RESYNC_RETRY_S = 2.0
+
+
+class Service:
+    """One operator process."""
+
+    def __init__(self, settings: Settings, client: ApiClient) -> None:
+        self._settings = settings
+        self._client = client
+        self._stop = asyncio.Event()
+        cluster = Cluster(client, settings.namespace)
+        self._cluster = cluster
+        self._dirty = DirtyKeys()
+        self._cache = Cache(self._dirty.mark)
+        self._lease = LeaseKeeper(cluster, settings.pod_uid)
+        self._health = Health()
+        self._metrics = Metrics()
+        self._events = EventWriter(cluster, settings.pod_name)
+        observer = Observer(self._cache, settings.pods)
+        device = DeviceQueue(cluster, self._cache, observer.entries, self._dirty.mark)
+        self._reconciler = Reconciler(
+            cluster,
+            self._cache,
+            observer,
+            device,
+            Publisher(cluster, self._cache),
+            self._events,
+            self._metrics,
+            lambda: datetime.now(UTC),
+        )
+        self._metrics.watch_gauges(
+            queue_length=lambda: len(device),
+            watch_age_s=self._health.watch_age_s,
+            leads=lambda: self._lease.held,
+        )
+
+    async def run(self) -> None:
+        """Work until SIGTERM or SIGINT; one that is killed instead loses nothing but its Lease's last seconds."""
+        self._listen_to_signals()
+        server = await health.serve(
+            self._settings.http_port,
+            alive=lambda: self._health.alive(self._lease.renewals, self._dirty.stuck_for_s(), self._lease.held),
+            ready=lambda: self._health.ready(self._lease.held, self._lease.holder),
+            metrics=lambda: (self._metrics.text(), CONTENT_TYPE),
+        )
+        # All tasks of ours are made before kopf starts: in the end it cancels every task made after.
+        tasks = {
+            self._task("lease", self._lease.run()),
+            self._task("events", self._events.run()),
+            self._task("resync", self._resync_for_ever()),
+            *(
+                self._task(f"worker-{n}", self._dirty.work(self._reconciler.reconcile, self._lease.until_held))
+                for n in range(WORKERS)
+            ),
+        }
+        watches = self._task("watches", self._watch())
+        stopping = self._task("stop", self._stop.wait())
+        try:
+            done, _ = await asyncio.wait({*tasks, watches, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {stopping, watches}:
+                task.result()
+        finally:
+            self._stop.set()
+            await _end(tasks | {stopping})
+            await self._lease.release()
+            await server.cleanup()
+            await asyncio.wait({watches}, timeout=5.0)
+            await _end({watches})
+            await self._cluster.close()
+            log.info("stopped")
+
+    @staticmethod
+    def _task(name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return asyncio.create_task(work, name=name)
+
+    def _listen_to_signals(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
+
+    async def _watch(self) -> None:
+        while not self._health.synced:
+            await asyncio.sleep(0.05)
+        await edge.watch(self._settings.namespace, lambda: self._client.configuration, self._observe, self._stop)
+
+    def _observe(self, resource: ResourceType, raw: RawObject, deleted: bool) -> None:
+        if resource == LEASES:
+            self._health.saw_own_lease()
+        else:
+            self._cache.observe(resource, raw, deleted=deleted)
+
+    async def _resync_for_ever(self) -> None:
+        """A full LIST of everything, first to fill the cache, then to find what the watches have missed."""
+        while True:
+            try:
+                await self.resync()
+            except ClusterError as error:
+                log.warning("a LIST failed: %s", error)
+                await asyncio.sleep(_RESYNC_RETRY_S)
+                continue
+            await asyncio.sleep(RESYNC_EVERY_S)
+
+    async def resync(self) -> None:
+        """Make the cache what the API server has, and look at everything unfinished again."""
+        wrong = 0
+        for resource, selector in edge.WATCHED.items():
+            listed = await self._cluster.list(resource, selector)
+            wrong += self._cache.replace(resource, listed.items, listed.resource_version)
+        if self._health.synced and wrong:
+            log.warning("the watches had missed changes of %d objects", wrong)
+            self._metrics.missed(wrong)
+        self._health.synced = True
+        for run in self._cache.unfinished_runs():
+            self._dirty.mark(Key(Kind.TRAINING_RUN, run.metadata.name))
+        for ingest in self._cache.ingests:
+            self._dirty.mark(Key(Kind.ANNOTATION_INGEST, ingest.metadata.name))
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=5.0)
+
+
+async def run(settings: Settings) -> None:
+    """Run the operator until it is told to stop. Raises a ClusterError when there is no access to a cluster."""
+    access = await configuration(settings.in_cluster)
+    await Service(settings, ApiClient(access)).run()

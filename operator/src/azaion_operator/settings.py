@@ -1,0 +1,88 @@
+"""What the chart tells the operator. The only module that reads the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from azaion_api.task import LOG_LEVEL_VARIABLE, NAMESPACE_VARIABLE, POD_UID_VARIABLE
+from azaion_operator.errors import SettingsError
+
+PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodSettings:
+    """What every pod made by the operator has in common."""
+
+    trainer_image: str
+    consumer_image: str
+    claim: str
+    image_pull_policy: str = "IfNotPresent"
+    image_pull_secrets: tuple[str, ...] = ()
+    #: RuntimeClass of GPU pods; None for the node's default.
+    runtime_class: str | None = None
+    trainer_priority_class: str | None = None
+    consumer_priority_class: str | None = None
+    log_level: str = "INFO"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One operator."""
+
+    namespace: str
+    pod_name: str
+    pod_uid: str
+    pods: PodSettings
+    log_level: str = "INFO"
+    http_port: int = 8080
+    in_cluster: bool = True
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings of this process; SettingsError names every variable that is missing or wrong at once."""
+    values = os.environ if environment is None else environment
+    needed = {
+        name: values.get(name, "").strip()
+        for name in (
+            NAMESPACE_VARIABLE,
+            POD_UID_VARIABLE,
+            "AZAION_POD_NAME",
+            "AZAION_TRAINER_IMAGE",
+            "AZAION_CONSUMER_IMAGE",
+            "AZAION_CLAIM",
+        )
+    }
+    policy = values.get("AZAION_IMAGE_PULL_POLICY") or "IfNotPresent"
+    port = values.get("AZAION_HTTP_PORT") or "8080"
+    wrong = [f"{name} is not set" for name, value in needed.items() if not value]
+    if policy not in PULL_POLICIES:
+        wrong.append(f"AZAION_IMAGE_PULL_POLICY is {policy!r}, it has to be one of {', '.join(PULL_POLICIES)}")
+    if not port.isdigit() or int(port) > 65535:
+        wrong.append(f"AZAION_HTTP_PORT is {port!r}, it has to be a port number")
+    if wrong:
+        raise SettingsError(f"the operator cannot start: {'; '.join(wrong)}. The Helm chart sets these variables.")
+    level = values.get(LOG_LEVEL_VARIABLE) or "INFO"
+    return Settings(
+        namespace=needed[NAMESPACE_VARIABLE],
+        pod_name=needed["AZAION_POD_NAME"],
+        pod_uid=needed[POD_UID_VARIABLE],
+        log_level=level,
+        http_port=int(port),
+        in_cluster="KUBERNETES_SERVICE_HOST" in values,
+        pods=PodSettings(
+            trainer_image=needed["AZAION_TRAINER_IMAGE"],
+            consumer_image=needed["AZAION_CONSUMER_IMAGE"],
+            claim=needed["AZAION_CLAIM"],
+            image_pull_policy=policy,
+            image_pull_secrets=tuple(
+                name.strip() for name in values.get("AZAION_IMAGE_PULL_SECRETS", "").split(",") if name.strip()
+            ),
+            runtime_class=values.get("AZAION_RUNTIME_CLASS") or None,
+            trainer_priority_class=values.get("AZAION_TRAINER_PRIORITY_CLASS") or None,
+            consumer_priority_class=values.get("AZAION_CONSUMER_PRIORITY_CLASS") or None,
+            log_level=level,
+        ),
+    )

@@ -1,0 +1,1 @@
+"""One pure builder per object the operator makes."""

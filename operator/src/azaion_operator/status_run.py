@@ -1,0 +1,358 @@
+"""The status of a TrainingRun: what its pods reported, and one pure function per condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+
+from azaion_api.conditions import Condition, ConditionStatus, find_condition, set_condition
+from azaion_api.names import JobStage
+from azaion_api.outcome import AttemptReason
+from azaion_api.report import RunReport, TrainingProgress
+from azaion_api.resources import TrainingRun
+from azaion_api.training_run import (
+    RUN_CONDITIONS,
+    Attempt,
+    Best,
+    Phase,
+    PromotionDecision,
+    PromotionStatus,
+    PublishedModel,
+    Stage,
+    TrainingRunStatus,
+    ValidationMetrics,
+)
+from azaion_operator.attempts import Counted, report_of
+from azaion_operator.recovery import batch_after, faults
+from azaion_operator.texts import decimal, duration, in_seconds, sentence
+
+MAX_MODELS = 16
+MAX_LOSSES = 16
+
+_STAGES = {
+    JobStage.PREPARE: Stage.PREPARING,
+    JobStage.TRAIN: Stage.TRAINING,
+    JobStage.EVALUATE: Stage.EVALUATING,
+    JobStage.PUBLISH: Stage.PUBLISHING,
+}
+_DONE = {
+    JobStage.PREPARE: ("DatasetReady", ConditionStatus.TRUE),
+    # Training is no longer going on once it is done, so here the reason tells.
+    JobStage.TRAIN: ("Training", ConditionStatus.FALSE),
+    JobStage.EVALUATE: ("Evaluated", ConditionStatus.TRUE),
+    JobStage.PUBLISH: ("Published", ConditionStatus.TRUE),
+}
+COMPLETED = "Completed"
+
+
+def newest(attempts: Iterable[Attempt], stage: JobStage) -> Attempt | None:
+    """The newest attempt of a stage."""
+    return max((a for a in attempts if a.stage == stage), key=lambda a: (a.number, a.ended is None), default=None)
+
+
+def is_done(status: TrainingRunStatus, stage: JobStage) -> bool:
+    """Whether the stage has been completed; its conditions keep that when its attempts are long forgotten."""
+    type_, wanted = _DONE[stage]
+    condition = find_condition(status.conditions, type_)
+    if condition is not None and condition.status is wanted and condition.reason == COMPLETED:
+        return True
+    attempt = newest(status.attempts, stage)
+    return attempt is not None and attempt.reason is AttemptReason.COMPLETED
+
+
+def current_stage(status: TrainingRunStatus) -> JobStage | None:
+    """The first stage that is not done; None when all are."""
+    return next((stage for stage in JobStage if not is_done(status, stage)), None)
+
+
+def progress(run: TrainingRun, counted: Counted, reports: dict[JobStage, RunReport]) -> TrainingRunStatus:
+    """The status with everything the pods did and reported; phase, message and conditions are still the old ones."""
+    status = msgspec.structs.replace(
+        run.status,
+        attempts=counted.attempts,
+        active_seconds=counted.active_seconds,
+        checkpoint_failures=counted.checkpoint_failures,
+        restarts=run.status.restarts + faults(counted.ended_now),
+        epochs=run.spec.training.epochs,
+        promotion=run.status.promotion or PromotionStatus(),
+        observed_generation=run.metadata.generation,
+    )
+    for stage in JobStage:
+        attempt = newest(counted.attempts, stage)
+        report = report_of(attempt, reports) if attempt else None
+        if report is not None:
+            status = _take(status, report)
+    status = msgspec.structs.replace(
+        status,
+        batch=_batch(run, status, counted),
+        epoch_column=f"{status.completed_epochs}/{status.epochs}",
+    )
+    return _with_time_left(status, reports)
+
+
+def _take(status: TrainingRunStatus, report: RunReport) -> TrainingRunStatus:
+    if report.training is not None:
+        status = _take_training(status, report.training)
+    return msgspec.structs.replace(
+        status,
+        dataset=report.dataset or status.dataset,
+        evaluation=report.evaluation or status.evaluation,
+        models=_merged(status.models, report.models),
+    )
+
+
+def _take_training(status: TrainingRunStatus, training: TrainingProgress) -> TrainingRunStatus:
+    losses = {name: text for name, value in sorted(training.losses.items()) if (text := decimal(value)) is not None}
+    best_map = decimal(training.best_map50to95)
+    best = Best(epoch=training.best_epoch, map50to95=best_map) if training.best_epoch and best_map else status.best
+    metrics = ValidationMetrics(
+        map50=decimal(training.map50),
+        map50to95=decimal(training.map50to95),
+        precision=decimal(training.precision),
+        recall=decimal(training.recall),
+        f1=decimal(training.f1),
+        train_loss=decimal(training.train_loss),
+        losses=dict(list(losses.items())[:MAX_LOSSES]),
+        learning_rate=decimal(training.learning_rate),
+    )
+    return msgspec.structs.replace(
+        status,
+        completed_epochs=training.completed_epochs,
+        # A pod that has just begun has no figures of its own yet.
+        metrics=metrics if metrics != ValidationMetrics() else status.metrics,
+        best=best,
+        checkpoint=training.checkpoint or status.checkpoint,
+    )
+
+
+def _merged(known: tuple[PublishedModel, ...], new: tuple[PublishedModel, ...]) -> tuple[PublishedModel, ...]:
+    """The files by role and path, the newest word on each."""
+    found = {(model.role, model.path): model for model in (*known, *new)}
+    return tuple(found.values())[-MAX_MODELS:]
+
+
+def _batch(run: TrainingRun, status: TrainingRunStatus, counted: Counted) -> int | None:
+    """Images per step in force: what the newest pod reports, less after it ran out of memory."""
+    last = next((a for a in reversed(counted.attempts) if a.stage in (JobStage.TRAIN, JobStage.EVALUATE)), None)
+    if last is None:
+        return status.batch
+    if last.reason is AttemptReason.GPU_OUT_OF_MEMORY:
+        return batch_after(run.spec, last) or last.batch
+    return last.batch or status.batch
+
+
+def _with_time_left(status: TrainingRunStatus, reports: dict[JobStage, RunReport]) -> TrainingRunStatus:
+    """Remaining time as of the newest report: it moves with reports, never by itself."""
+    attempt = status.attempts[-1] if status.attempts else None
+    report = report_of(attempt, reports) if attempt and attempt.ended is None else None
+    seconds = report.progress.remaining_seconds if report else None
+    if report is None or seconds is None or not 0 <= seconds < 10 * 365 * 86400:
+        return msgspec.structs.replace(status, remaining_seconds=None, estimated_completion_time=None, time_left=None)
+    return msgspec.structs.replace(
+        status,
+        remaining_seconds=round(seconds),
+        estimated_completion_time=in_seconds(report.time + timedelta(seconds=seconds)),
+        time_left=duration(seconds),
+    )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the conditions are decided from."""
+
+    status: TrainingRunStatus
+    #: The attempt that runs, if one does.
+    live: Attempt | None
+    report: RunReport | None
+    #: What keeps the run from going on, as reason and sentence; None when nothing does.
+    held: tuple[str, str] | None = None
+    #: Phase in which the run ends now or has ended.
+    result: Phase | None = None
+    failure: tuple[str, str] | None = None
+    formats_asked: bool = True
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A condition, but for its times."""
+
+    status: ConditionStatus
+    reason: str
+    message: str = ""
+
+
+_NOT_YET = Verdict(ConditionStatus.UNKNOWN, "NotYet")
+
+
+def _yes(reason: str, message: str = "") -> Verdict:
+    return Verdict(ConditionStatus.TRUE, reason, message)
+
+
+def _no(reason: str, message: str = "") -> Verdict:
+    return Verdict(ConditionStatus.FALSE, reason, message)
+
+
+def _of_stage(facts: Facts, stage: JobStage) -> Verdict:
+    """How a stage stands that is not done."""
+    last = newest(facts.status.attempts, stage)
+    if current_stage(facts.status) is not stage:
+        return _NOT_YET
+    if facts.result is Phase.FAILED and facts.failure is not None:
+        return _no(*facts.failure)
+    if facts.held is not None:
+        return Verdict(ConditionStatus.UNKNOWN, *facts.held)
+    if facts.live is not None and facts.live.stage == stage:
+        return Verdict(ConditionStatus.UNKNOWN, "InProgress")
+    if last is not None and last.reason is not None:
+        return Verdict(ConditionStatus.UNKNOWN, last.reason, last.message)
+    return _NOT_YET
+
+
+def dataset_ready(facts: Facts) -> Verdict:
+    if not is_done(facts.status, JobStage.PREPARE):
+        return _of_stage(facts, JobStage.PREPARE)
+    found = facts.status.dataset
+    if found is None:
+        return _yes(COMPLETED)
+    aside = f", {found.corrupted} set aside" if found.corrupted else ""
+    return _yes(COMPLETED, f"{found.path}: {found.train} train, {found.valid} valid, {found.test} test images{aside}")
+
+
+def training(facts: Facts) -> Verdict:
+    if is_done(facts.status, JobStage.TRAIN):
+        return _no(COMPLETED, f"{facts.status.completed_epochs} epochs")
+    verdict = _of_stage(facts, JobStage.TRAIN)
+    if verdict.reason == "InProgress":
+        resumed = facts.report.training.resumed if facts.report and facts.report.training else ""
+        return _yes("InProgress", sentence(resumed))
+    if verdict is _NOT_YET:
+        return verdict
+    return _no(verdict.reason, verdict.message)
+
+
+def checkpoint_saved(facts: Facts) -> Verdict:
+    found = facts.status.checkpoint
+    if found is None:
+        failed = facts.status.checkpoint_failures
+        return _no("SaveFailed", f"{failed} checkpoints could not be written") if failed else _NOT_YET
+    partly = f" and {found.images_seen} images" if found.images_seen else ""
+    return _yes("Verified", f"{found.path} holds {found.epoch} epochs{partly}")
+
+
+def loss_finite(facts: Facts) -> Verdict:
+    if facts.report is not None and facts.report.training is not None:
+        if not facts.report.training.loss_finite:
+            return _no("NotFinite", "the loss is no longer a finite number")
+        return _yes("Finite") if facts.report.training.completed_epochs else _kept(facts, "LossFinite")
+    last = newest(facts.status.attempts, JobStage.TRAIN)
+    if last is not None and last.reason is AttemptReason.LOSS_NOT_FINITE:
+        return _no("NotFinite", last.message)
+    return _kept(facts, "LossFinite")
+
+
+def evaluated(facts: Facts) -> Verdict:
+    if not is_done(facts.status, JobStage.EVALUATE):
+        return _of_stage(facts, JobStage.EVALUATE)
+    found = facts.status.evaluation
+    return _yes(COMPLETED, f"test mAP50-95 {found.new.map50to95} on {found.images} images" if found else "")
+
+
+def exported(facts: Facts) -> Verdict:
+    files = [model for model in facts.status.models if model.role == "exported"]
+    if files:
+        return _yes(COMPLETED, sentence(", ".join(f"{model.format} {model.path}" for model in files)))
+    if not is_done(facts.status, JobStage.EVALUATE):
+        return _of_stage(facts, JobStage.EVALUATE)
+    return _no("NothingExported", "the evaluation left no exported file") if facts.formats_asked else _yes("NotAsked")
+
+
+def published(facts: Facts) -> Verdict:
+    promotion = facts.status.promotion or PromotionStatus()
+    if promotion.decision is PromotionDecision.REJECTED:
+        return _no("Rejected", promotion.reason)
+    if not is_done(facts.status, JobStage.PUBLISH):
+        return _of_stage(facts, JobStage.PUBLISH)
+    where = next((model.path for model in facts.status.models if model.role == "deployed"), "")
+    return _yes(COMPLETED, where)
+
+
+def succeeded(facts: Facts) -> Verdict:
+    if facts.result is Phase.SUCCEEDED:
+        return _yes("Succeeded")
+    if facts.result is Phase.FAILED:
+        return _no(*(facts.failure or ("Failed", "")))
+    return _NOT_YET
+
+
+def finished(facts: Facts) -> Verdict:
+    return _yes(facts.result.value) if facts.result is not None else _NOT_YET
+
+
+def _kept(facts: Facts, type_: str) -> Verdict:
+    found = find_condition(facts.status.conditions, type_)
+    return Verdict(found.status, found.reason, found.message) if found else _NOT_YET
+
+
+_VERDICTS: dict[str, Callable[[Facts], Verdict]] = dict(
+    zip(
+        RUN_CONDITIONS,
+        (dataset_ready, training, checkpoint_saved, loss_finite, evaluated, exported, published, succeeded, finished),
+        strict=True,
+    )
+)
+
+
+def conditions(facts: Facts, generation: int, now: datetime) -> tuple[Condition, ...]:
+    """All conditions, in the order of the work; a transition time moves only when the status flips."""
+    found = facts.status.conditions
+    for type_ in RUN_CONDITIONS:
+        verdict = _VERDICTS[type_](facts)
+        found = set_condition(
+            found,
+            Condition(
+                type=type_,
+                status=verdict.status,
+                reason=verdict.reason,
+                message=verdict.message,
+                last_transition_time=now,
+                observed_generation=generation,
+            ),
+        )
+    return found
+
+
+def stage_of_status(status: TrainingRunStatus, live: Attempt | None, report: RunReport | None) -> Stage | None:
+    """What the run does: its pod's own word, or its Job's."""
+    if live is not None and report is not None:
+        return report.stage
+    stage = current_stage(status)
+    return _STAGES[stage] if stage is not None else None
+
+
+def doing(status: TrainingRunStatus, attempt: Attempt, report: RunReport | None) -> str:
+    """What a running pod does, in one sentence."""
+    what = _WORK[JobStage(attempt.stage)](status, report)
+    activity = f" ({report.progress.activity})" if report and report.progress.activity else ""
+    again = f", attempt {attempt.number}" if attempt.number > 1 else ""
+    return sentence(f"{what}{again}{activity}")
+
+
+def _trains(status: TrainingRunStatus, report: RunReport | None) -> str:
+    if report is None or report.training is None:
+        return "starts training"
+    if status.completed_epochs >= status.epochs:
+        return f"trained {status.epochs} epochs, finishes"
+    return f"trains epoch {status.completed_epochs + 1} of {status.epochs}"
+
+
+_WORK: dict[JobStage, Callable[[TrainingRunStatus, RunReport | None], str]] = {
+    JobStage.PREPARE: lambda _, report: "forms the data set" if report else "starts to form the data set",
+    JobStage.TRAIN: _trains,
+    JobStage.EVALUATE: lambda _, report: (
+        "exports the model" if report and report.stage is Stage.EXPORTING else "evaluates the model"
+    ),
+    JobStage.PUBLISH: lambda _, __: "publishes the model",
+}

@@ -1,0 +1,55 @@
+"""What one reconcile looks at: a snapshot of a resource of ours and of everything made for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from azaion_api.names import JobStage
+from azaion_api.report import IngestReport, RunReport, StorageReport
+from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
+from azaion_operator.device_queue import Turn
+from azaion_operator.objects import Deployment, Job, Pod
+from azaion_operator.settings import PodSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """A TrainingRun."""
+
+    run: TrainingRun
+    settings: PodSettings
+    turn: Turn
+    #: Jobs and pods of this very run, not of an earlier one of its name.
+    jobs: tuple[Job, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    #: Names of Jobs left over from an earlier run of this name.
+    leftover_jobs: frozenset[str] = frozenset()
+    reports: dict[JobStage, RunReport] = field(default_factory=dict)
+    has_report_map: bool = False
+    line: ModelLine | None = None
+    #: Number of the line's next training, with a confirmed turn.
+    next_iteration: int = 0
+    storage: StorageReport | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class IngestView:
+    """An AnnotationIngest."""
+
+    ingest: AnnotationIngest
+    settings: PodSettings
+    deployment: Deployment | None = None
+    pods: tuple[Pod, ...] = ()
+    report: IngestReport | None = None
+    has_report_map: bool = False
+    #: Name of an older ingest that files into the same directories.
+    rival: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineView:
+    """A ModelLine."""
+
+    line: ModelLine
+    #: The runs that train for it.
+    runs: tuple[TrainingRun, ...] = ()
