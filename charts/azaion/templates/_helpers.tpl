@@ -1,0 +1,105 @@
+{{/* Names are fixed, so that guides, dashboards and the parts themselves agree on them; a namespace holds one installation. */}}
+
+{{- define "azaion.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{ include "azaion.selector" . }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/component: {{ .name }}
+app.kubernetes.io/part-of: azaion
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels of pods: without the chart's version, so that an upgrade restarts only what it changes. */}}
+{{- define "azaion.podLabels" -}}
+{{ include "azaion.selector" . }}
+app.kubernetes.io/component: {{ .name }}
+app.kubernetes.io/part-of: azaion
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "azaion.selector" -}}
+app.kubernetes.io/name: azaion-{{ .name }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- end }}
+
+{{/* A full image reference of {image, registry, tag}. A digest wins over a tag. */}}
+{{- define "azaion.image" -}}
+{{- $name := printf "%s/%s" .registry .image.repository -}}
+{{- if .image.digest -}}
+{{- printf "%s@%s" $name .image.digest -}}
+{{- else -}}
+{{- printf "%s:%s" $name (.image.tag | default .tag) -}}
+{{- end -}}
+{{- end }}
+
+{{/* One of our own images, by name. */}}
+{{- define "azaion.ownImage" -}}
+{{- $images := .root.Values.images -}}
+{{- include "azaion.image" (dict "image" (index $images .name) "registry" $images.registry "tag" ($images.tag | default .root.Chart.AppVersion)) -}}
+{{- end }}
+
+{{/* The claim every pod of ours mounts. */}}
+{{- define "azaion.claim" -}}
+{{- .Values.storage.existingClaim | default "azaion" -}}
+{{- end }}
+
+{{- define "azaion.priorityClass" -}}
+{{- printf "%s-%s" .root.Release.Namespace .name -}}
+{{- end }}
+
+{{- define "azaion.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop:
+    - ALL
+{{- end }}
+
+{{- define "azaion.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ .user }}
+runAsGroup: {{ .user }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end }}
+
+{{/* Head of every pod: who pulls, with which priority. */}}
+{{- define "azaion.podHead" -}}
+{{- with .root.Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if .root.Values.priorityClasses.create }}
+priorityClassName: {{ include "azaion.priorityClass" (dict "root" .root "name" "platform") }}
+{{- end }}
+enableServiceLinks: false
+{{- end }}
+
+{{/* What a schema cannot say. */}}
+{{- define "azaion.validate" -}}
+{{- $storage := .Values.storage -}}
+{{- if and $storage.existingClaim $storage.hostPath.path -}}
+{{- fail "storage: existingClaim and hostPath.path exclude each other; leave one of them empty" -}}
+{{- end -}}
+{{- if and $storage.hostPath.path (not $storage.hostPath.node) -}}
+{{- fail (printf "storage.hostPath.node: name the node that has %s (kubectl get nodes)" $storage.hostPath.path) -}}
+{{- end -}}
+{{- if and $storage.hostPath.node (not $storage.hostPath.path) -}}
+{{- fail "storage.hostPath.path: name the directory of the node, or leave storage.hostPath.node empty" -}}
+{{- end -}}
+{{- $ids := list -}}
+{{- range .Values.classes -}}
+{{- if has (int .Id) $ids -}}
+{{- fail (printf "classes: the Id %d is given twice; every class needs its own" (int .Id)) -}}
+{{- end -}}
+{{- $ids = append $ids (int .Id) -}}
+{{- end -}}
+{{- if gt (len .Release.Namespace) 40 -}}
+{{- fail (printf "namespace %s: names of cluster-wide objects are made from it, use at most 40 characters" .Release.Namespace) -}}
+{{- end -}}
+{{- end }}
