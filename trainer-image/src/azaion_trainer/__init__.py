@@ -1,1 +1,1 @@
-"""One command per stage of a training run: prepare, train, evaluate, publish."""
+"""Forms data sets, trains, evaluates, exports and publishes: one command for each stage of a TrainingRun."""

@@ -1,0 +1,373 @@
+"""The stage `train`: from the base model, or the newest verified checkpoint, to the run's best weights."""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections import deque
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from azaion_api.report import MAX_HISTORY, EpochRow, TrainingProgress
+from azaion_api.training_run import Checkpoint, PublishedModel
+from azaion_trainer import engine, files
+from azaion_trainer.arguments import parse_parameters
+from azaion_trainer.checkpoints import CheckpointError, CheckpointStore, SavedCheckpoint, Search, State
+from azaion_trainer.dataset import DataSet, open_data_set
+from azaion_trainer.failures import BadSpecError
+from azaion_trainer.reporting import StageReporter, finite
+from azaion_trainer.stage import StageContext
+
+if TYPE_CHECKING:
+    from azaion_trainer.trainer import EpochResult, Position, RunTrainer
+
+log = logging.getLogger(__name__)
+
+CURRENT = "Current"
+#: Epochs whose median time foretells the rest.
+_PACE_EPOCHS = 5
+_MAP50, _MAP50TO95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
+_PRECISION, _RECALL = "metrics/precision(B)", "metrics/recall(B)"
+
+
+def train(context: StageContext) -> str:
+    """Train the run's remaining epochs, or see that there are none, and report the trained model."""
+    engine.start(context.cores, _observer(context))
+    data_set = _data_set(context)
+    arguments = _arguments(context, data_set)
+    store = CheckpointStore(context.run.checkpoints)
+    search = _search(context, store)
+    state = search.found.state if search.found else None
+    listener = ReportingListener(context, search)
+    if state is not None:
+        _require_same_classes(state, data_set)
+        if _is_finished(context, state):
+            listener.report()
+            return _finished_sentence(context, state["epoch"], state["best_epoch"])
+        arguments.update(_continued(context, state))
+    trainer = _trainer(context, arguments, store, listener, state)
+    trainer.train()
+    return _finished_sentence(context, trainer.position.epoch, trainer.best_epoch)
+
+
+def _observer(context: StageContext) -> engine.Observer:
+    """Long scans beat and say what they do."""
+
+    def observe(description: str, done: int, total: int | None) -> None:
+        context.heart.beat()
+        activity = engine.activity_of(description)
+        if activity:
+            context.report.activity(f"{activity} ({done}/{total})" if total and done >= total else activity)
+
+    return observe
+
+
+def _data_set(context: StageContext) -> DataSet:
+    described = context.task.dataset
+    if described is None:
+        raise BadSpecError("the task names no data set; the stage prepare has to come first")
+    return open_data_set(context.layout, described.path)
+
+
+def _trainer(
+    context: StageContext,
+    arguments: dict[str, Any],
+    store: CheckpointStore,
+    listener: ReportingListener,
+    state: State | None,
+) -> RunTrainer:
+    from ultralytics.cfg import get_cfg
+
+    from azaion_trainer.trainer import RunTrainer, TrainingSetup
+
+    context.run.train.mkdir(parents=True, exist_ok=True)
+    context.report.activity("starting")
+    try:
+        get_cfg(overrides=dict(arguments))
+    except (TypeError, ValueError, SyntaxError) as error:
+        # ultralytics knows the ranges of its arguments and says them in a sentence.
+        raise BadSpecError(f"training.parameters: {str(error).splitlines()[0]}") from error
+    described = context.task.dataset
+    return RunTrainer(
+        TrainingSetup(
+            arguments=arguments,
+            digest=(described.digest if described else None) or "",
+            store=store,
+            listener=listener,
+            heart=context.heart,
+            stop=context.stop,
+            checkpoint_interval_s=context.task.spec.training.checkpoint_interval_seconds,
+            keep_period=context.task.spec.training.save_period,
+            state=state,
+        )
+    )
+
+
+def _arguments(context: StageContext, data_set: DataSet) -> dict[str, Any]:
+    """ultralytics' arguments for a training from the beginning. Raises BadSpecError."""
+    training = context.task.spec.training
+    data_file = context.run.root / "data.yaml"
+    context.run.root.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(data_file, data_set.training_yaml())
+    return {
+        **parse_parameters(training.parameters),
+        "task": "detect",
+        "mode": "train",
+        "model": _base_model(context),
+        "data": str(data_file),
+        "epochs": training.epochs,
+        "batch": context.task.batch or _batch(training.batch),
+        "imgsz": training.image_size,
+        "save_period": -1,
+        "workers": min(training.workers, context.cores),
+        "patience": training.patience,
+        "device": engine.device_argument(training.device),
+        "save_dir": str(context.run.train),
+        "exist_ok": True,
+        "plots": False,
+        "verbose": False,
+    }
+
+
+def _batch(batch: int | str) -> int:
+    return batch if isinstance(batch, int) else -1
+
+
+def _base_model(context: StageContext) -> str:
+    """What to start from: a file of models/, the line's current model, or an architecture ultralytics knows."""
+    base = context.task.spec.model.base
+    if base.endswith(".yaml"):
+        return base
+    if base == CURRENT:
+        if context.task.current_model is None:
+            raise BadSpecError("model.base is Current, but the line has no current model yet; name a base model")
+        path = context.layout.root / context.task.current_model
+    else:
+        path = context.layout.models / base
+    if not path.is_file():
+        raise BadSpecError(
+            f"the base model {base} is not in models/; put it there with `azaion-trainer add-model {base}`, "
+            "or train from scratch with an architecture such as yolo26m.yaml"
+        )
+    if not files.within(context.layout.root, path):
+        raise BadSpecError(f"the base model {base} leads out of the storage by a symbolic link")
+    return str(path)
+
+
+# Checkpoints
+
+
+def _search(context: StageContext, store: CheckpointStore) -> Search:
+    """The run's own newest checkpoint; at its first attempt that of the run it resumes from."""
+    search = store.newest()
+    source = context.task.spec.training.resume_from
+    if search.found is not None or source is None:
+        return search
+    directory = context.layout.root / source
+    if not directory.is_dir() or not files.within(context.layout.root, directory):
+        raise BadSpecError(f"training.resumeFrom: {source} is not there; look at runs/ for what is")
+    other = context.layout.run(source)
+    try:
+        search = store.take_over(CheckpointStore(other.checkpoints))
+    except CheckpointError as error:
+        raise BadSpecError(f"training.resumeFrom: {error}") from error
+    if search.found is None:
+        skipped = f" ({'; '.join(search.skipped)})" if search.skipped else ""
+        raise BadSpecError(f"training.resumeFrom: {source} holds no checkpoint that can be used{skipped}")
+    _take_over_best(other.train, context.run.train)
+    return search
+
+
+def _take_over_best(theirs: Path, ours: Path) -> None:
+    """The best weights so far belong to the state; later epochs may not reach them again."""
+    best = theirs / "weights" / "best.pt"
+    if best.is_file():
+        (ours / "weights").mkdir(parents=True, exist_ok=True)
+        files.copy_file(best, ours / "weights" / "best.pt")
+
+
+def _require_same_classes(state: State, data_set: DataSet) -> None:
+    if list(data_set.names) != state["names"]:
+        raise BadSpecError(
+            f"the checkpoint knows {len(state['names'])} classes and the data set {len(data_set.names)}, or they have "
+            "other names; train on a data set with the same classes, or start from a base model"
+        )
+
+
+def _is_finished(context: StageContext, state: State) -> bool:
+    """Whether the state is the end of the training; more epochs than it was for are trained on."""
+    done = state["finished"] and (state["completed_early"] or state["epoch"] >= context.task.spec.training.epochs)
+    return bool(done) and (context.run.train / "weights" / "best.pt").is_file()
+
+
+def _continued(context: StageContext, state: State) -> dict[str, Any]:
+    """Arguments a resumed training keeps: what ultralytics resolved itself, and the batch unless it was lowered."""
+    batch = context.task.batch or _batch(context.task.spec.training.batch)
+    return {**state["arguments"], "batch": batch if batch > 0 else state["batch"], "model": _architecture(state)}
+
+
+def _architecture(state: State) -> str:
+    """Only a name for logs: the model is built from the state itself, its base file may be gone."""
+    return str(state["model_yaml"].get("yaml_file") or "checkpoint.yaml")
+
+
+def _finished_sentence(context: StageContext, epochs: int, best_epoch: int) -> str:
+    """Report the trained model and say so."""
+    best = context.run.train / "weights" / "best.pt"
+    model = PublishedModel(
+        role="trained",
+        format="PyTorch",
+        path=context.relative(best),
+        sha256=files.sha256_of(best),
+        size_bytes=best.stat().st_size,
+    )
+    _plot_results(context)
+    context.report.publish(models=(model,))
+    return f"trained {epochs} epochs, the best was epoch {best_epoch}"
+
+
+def _plot_results(context: StageContext) -> None:
+    """results.png, for people; a training never fails for a picture."""
+    from ultralytics.utils.plotting import plot_results
+
+    results = context.run.train / "results.csv"
+    if not results.exists():
+        return
+    try:
+        plot_results(file=results)
+    except (OSError, ValueError, RuntimeError, LookupError) as error:
+        log.warning("results.png could not be drawn: %s", error)
+
+
+class ReportingListener:
+    """Turns what the trainer says into the stage's report."""
+
+    def __init__(self, context: StageContext, search: Search) -> None:
+        self._report: StageReporter = context.report
+        self._context = context
+        self._pace_s: deque[float] = deque(maxlen=_PACE_EPOCHS)
+        self._history: list[EpochRow] = []
+        state = search.found.state if search.found else None
+        if state is not None:
+            self._history = msgspec.convert(state["history"], list[EpochRow])
+            self._pace_s.extend(row.seconds for row in self._history[-_PACE_EPOCHS:])
+        self._training = self._before(context, search, state)
+
+    def _before(self, context: StageContext, search: Search, state: State | None) -> TrainingProgress:
+        """The progress to begin with."""
+        epochs = context.task.spec.training.epochs
+        if state is None or search.found is None:
+            return TrainingProgress(epochs=epochs, resumed=search.sentence()[:1000])
+        known = msgspec.convert(state["progress"], TrainingProgress)
+        saved = search.found.saved
+        return msgspec.structs.replace(
+            known,
+            epochs=epochs,
+            first_epoch=state["epoch"],
+            completed_epochs=state["epoch"],
+            checkpoint=self._checkpoint(saved, state["epoch"], state["images_seen"]),
+            checkpoint_failures=0,
+            resumed=search.sentence()[:1000],
+            history=tuple(self._history),
+        )
+
+    def state(self) -> State:
+        """What of the report goes into the checkpoint, so that a resumed attempt's report is whole."""
+        progress = msgspec.to_builtins(msgspec.structs.replace(self._training, history=(), checkpoint=None))
+        return {"history": msgspec.to_builtins(self._history), "progress": progress}
+
+    def report(self) -> None:
+        self._report.publish(training=self._training)
+
+    def began(self, trainer: RunTrainer) -> None:
+        self._change(batch=trainer.train_loader.order.reading.batch)
+        self.report()
+
+    def batch_done(self, trainer: RunTrainer) -> None:
+        fraction = self._epoch_fraction(trainer)
+        activity = f"epoch {trainer.position.epoch + 1} of {trainer.epochs}"
+        self._progress(trainer, activity, trainer.position.epoch + fraction)
+
+    def validating(self, trainer: RunTrainer) -> None:
+        done = trainer.position.epoch + self._epoch_fraction(trainer)
+        self._progress(trainer, f"validating epoch {trainer.position.epoch + 1}", done)
+
+    def epoch_done(self, result: EpochResult) -> None:
+        metrics: dict[str, float] = result.metrics
+        self._pace_s.append(result.seconds)
+        train_losses = [value for name, value in metrics.items() if name.startswith("train/")]
+        losses = {name: finite(value) for name, value in metrics.items() if name.startswith(("train/", "val/"))}
+        train_loss = finite(sum(train_losses))
+        row = EpochRow(
+            epoch=result.epoch,
+            seconds=round(result.seconds, 2),
+            train_loss=train_loss,
+            map50=finite(metrics.get(_MAP50)),
+            map50to95=finite(metrics.get(_MAP50TO95)),
+            learning_rate=finite(result.learning_rate, 8),
+        )
+        self._history = thinned([*(old for old in self._history if old.epoch < row.epoch), row])
+        self._change(
+            completed_epochs=result.epoch,
+            map50=row.map50,
+            map50to95=row.map50to95,
+            precision=finite(metrics.get(_PRECISION)),
+            recall=finite(metrics.get(_RECALL)),
+            f1=finite(result.f1),
+            train_loss=train_loss,
+            losses=losses,
+            learning_rate=row.learning_rate,
+            history=tuple(self._history),
+        )
+        if result.is_best:
+            self._change(best_epoch=result.epoch, best_map50to95=row.map50to95)
+        log.info(
+            "epoch done",
+            extra={"context": {"epoch": result.epoch, "seconds": row.seconds, "map50": row.map50, "loss": train_loss}},
+        )
+
+    def checkpoint_saved(self, saved: SavedCheckpoint, position: Position) -> None:
+        self._change(checkpoint=self._checkpoint(saved, position.epoch, position.images_seen))
+        self.report()
+
+    def checkpoint_failed(self) -> None:
+        self._change(checkpoint_failures=self._training.checkpoint_failures + 1)
+        self.report()
+
+    def _change(self, **changes: Any) -> None:
+        self._training = msgspec.structs.replace(self._training, **changes)
+
+    def _checkpoint(self, saved: SavedCheckpoint, epoch: int, images_seen: int) -> Checkpoint:
+        return Checkpoint(
+            epoch=epoch,
+            images_seen=images_seen,
+            time=saved.time,
+            path=self._context.relative(saved.path),
+            sha256=saved.sha256,
+        )
+
+    def _epoch_fraction(self, trainer: RunTrainer) -> float:
+        return float(trainer.position.images_seen / trainer.train_loader.order.reading.images)
+
+    def _progress(self, trainer: RunTrainer, activity: str, done: float) -> None:
+        """`done` epochs of all; the rest takes as long as the last epochs did."""
+        self._report.progress(activity, done / trainer.epochs, self._remaining_s(trainer, done))
+
+    def _remaining_s(self, trainer: RunTrainer, done: float) -> float | None:
+        if self._pace_s:
+            epoch_s = statistics.median(self._pace_s)
+        elif trainer.setup.heart.batch_s is not None:
+            epoch_s = trainer.setup.heart.batch_s * len(trainer.train_loader)
+        else:
+            return None
+        return epoch_s * max(0.0, float(trainer.epochs) - done)
+
+
+def thinned(rows: list[EpochRow]) -> list[EpochRow]:
+    """At most MAX_HISTORY rows: every second of the older half goes when there are more, the newest all stay."""
+    while len(rows) > MAX_HISTORY:
+        older = len(rows) // 2
+        rows = rows[:older:2] + rows[older:]
+    return rows
