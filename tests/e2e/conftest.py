@@ -1,0 +1,35 @@
+"""One test cluster with the chart and a broker for the whole session; it is made here and removed afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from tests.demo.clusters import TestCluster
+from tests.demo.terminal import Terminal
+from tests.e2e.platform import Platform
+
+#: Keeps the cluster after the session and takes it up again in the next: for writing tests.
+KEEP = "AZAION_E2E_KEEP"
+
+
+@pytest.fixture(scope="session")
+def platform() -> Iterator[Platform]:
+    """The platform, installed; never a cluster that somebody else made."""
+    keep = bool(os.environ.get(KEEP))
+    terminal = Terminal(3)
+    place = TestCluster("e2e", keep)
+    try:
+        with terminal.step("cluster", "a test cluster"):
+            access = place.start(terminal)
+        with terminal.step("images", "its images"):
+            place.bring_images(access, terminal)
+        with terminal.step("install", "broker and chart"):
+            found = Platform(place, access)
+            found.start_broker()
+            found.install()
+        yield found
+    finally:
+        if not keep:
+            place.remove(terminal)

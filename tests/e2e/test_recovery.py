@@ -1,0 +1,48 @@
+"""A run goes on after a kill and after a suspension, and two runs never share the device."""
+
+from __future__ import annotations
+
+import pytest
+from tests.e2e.platform import Platform, condition
+from tests.e2e.test_first_light import Story, small_run, story
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+__all__ = ["story"]
+
+
+def test_a_killed_trainer_goes_on_from_its_verified_checkpoint(platform: Platform, story: Story) -> None:
+    platform.apply("TrainingRun", "killed", small_run(epochs=4, checkpointIntervalSeconds=10))
+    platform.wait_status("trainingrun", "killed", "two epochs", lambda s: s.get("completedEpochs", 0) >= 2, 600)
+    platform.kill(platform.run_pods("killed", "train")[0])
+    status = platform.wait_phase("killed", "Succeeded", 900)
+    trains = [attempt for attempt in status["attempts"] if attempt["stage"] == "train"]
+    assert [attempt["reason"] for attempt in trains] == ["Crashed", "Completed"]
+    assert trains[1]["firstEpoch"] >= 2, "at most one interval may be lost"
+    assert status["completedEpochs"] == 4
+    assert status["restarts"] == 1
+    rows = platform.shell(f"cut -d, -f1 {status['directory']}/train/results.csv").split()[1:]
+    assert [int(row) for row in rows] == [1, 2, 3, 4]
+
+
+def test_a_suspended_run_frees_the_device_for_the_next_and_goes_on_where_it_was(
+    platform: Platform, story: Story
+) -> None:
+    platform.apply("TrainingRun", "paused", small_run(epochs=3))
+    platform.wait_status("trainingrun", "paused", "an epoch", lambda s: s.get("completedEpochs", 0) >= 1, 600)
+    platform.apply("TrainingRun", "second", small_run(epochs=1))
+    queued = platform.wait_phase("second", "Queued", 30)
+    assert "place 1" in queued["message"]
+    assert platform.run_pods("second", "prepare") == []
+    platform.access.kubectl("patch", "trainingrun", "paused", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    suspended = platform.wait_phase("paused", "Suspended", 200)
+    assert suspended["checkpoint"]["epoch"] >= 1
+    assert platform.run_pods("paused", "train")[0]["status"]["phase"] != "Running"
+    platform.wait_phase("second", "Succeeded", 600)
+    platform.access.kubectl("patch", "trainingrun", "paused", "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    status = platform.wait_phase("paused", "Succeeded", 900)
+    trains = [attempt for attempt in status["attempts"] if attempt["stage"] == "train"]
+    assert [attempt["reason"] for attempt in trains] == ["Preempted", "Completed"]
+    assert trains[1]["firstEpoch"] == trains[0]["lastEpoch"]
+    assert status["restarts"] == 0
+    assert condition(status, "Finished")["status"] == "True"
