@@ -1,0 +1,405 @@
+"""One connection to the broker's stream port, on rstream's client.
+
+rstream's client does the requests (login, subscribe, credit, offsets). Receiving is ours, because what rstream does
+there does not fit: it reads 256 bytes at a time, copies a chunk four times, accepts a frame of any size, asks for the
+next chunk before the last one is worked off, swallows the end of a connection, and only warns when the broker falls
+silent. We also talk to the address we were given and not to the one the broker advertises, which is often not reachable
+from a pod.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rstream import exceptions, schema
+from rstream.client import Client
+from rstream.connection import Connection
+from rstream.constants import Key, OffsetType
+from rstream.encoding import decode_frame
+
+from azaion_consumer.chunks import DELIVER_HEAD, Chunk, ChunkError, ChunkHead, parse_head
+from azaion_consumer.errors import BrokerError, BrokerReason
+
+log = logging.getLogger(__name__)
+
+#: Asked for; the broker may answer with less.
+HEARTBEAT_S = 10
+#: Silence after which the connection is given up, in heartbeats.
+_SILENT_HEARTBEATS = 2.5
+_CONNECT_TIMEOUT_S = 10.0
+#: A broker answers "last chunk" at once unless the stream is empty.
+_BOUNDS_TIMEOUT_S = 3.0
+_CLOSE_TIMEOUT_S = 1.0
+_READ_BYTES = 256 * 1024
+#: A chunk is one frame; the broker makes none nearly as large unless a producer sends such messages.
+MAX_FRAME_BYTES = 512 * 1024 * 1024
+_FRAME_MAX_BYTES = 1024 * 1024
+_BOUNDS_SUBSCRIPTION = 255
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where the stream is. `ca_file` holds a private authority; None means the system's."""
+
+    host: str
+    port: int
+    virtual_host: str
+    stream: str
+    tls: bool = False
+    ca_file: Path | None = None
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Login of the broker; never shown."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return "Credentials(...)"
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a subscription begins: an OffsetType with its offset, or its time in ms since the epoch."""
+
+    type: OffsetType
+    value: int | None = None
+
+
+class _Socket(Connection):  # type: ignore[misc]
+    """rstream's connection, opened with a timeout and room for whole pieces of a chunk."""
+
+    async def open(self) -> None:
+        async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+            self._reader, self._writer = await asyncio.open_connection(
+                self.host, self.port, ssl=self._ssl_context, limit=4 * _READ_BYTES
+            )
+
+
+class _Client(Client):  # type: ignore[misc]
+    """rstream's client with our receiving side."""
+
+    def __init__(self, *arguments: Any, on_chunk: Callable[[Chunk], None], **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._on_chunk = on_chunk
+        self.active_s = 0.0
+        self.subscription: int | None = None
+        self.bounds: asyncio.Future[ChunkHead] | None = None
+        self.gone: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
+
+    @property
+    def silence_limit_s(self) -> float | None:
+        """Seconds of silence that mean the connection is dead; None when no heartbeats were agreed on."""
+        return self._heartbeat * _SILENT_HEARTBEATS if self._heartbeat else None
+
+    async def start(self) -> None:
+        self._conn = _Socket(self.host, self.port, self._ssl_context)
+        await self._conn.open()
+        self.active_s = asyncio.get_running_loop().time()
+        self.start_task("listener", self._listener())
+
+    async def _listener(self) -> None:
+        try:
+            while True:
+                await self._receive()
+        except (asyncio.IncompleteReadError, OSError) as error:
+            reason = str(error) if isinstance(error, OSError) else "it closed the connection"
+            self.fail(BrokerError(BrokerReason.DISCONNECTED, f"the connection to the broker is lost: {reason}"))
+        except (ChunkError, ValueError, KeyError) as error:
+            # A frame that cannot be understood: what follows it cannot either.
+            self.fail(BrokerError(BrokerReason.DISCONNECTED, f"the broker sent something not understood: {error}"))
+        except BrokerError as error:
+            self.fail(error)
+
+    def fail(self, error: BrokerError) -> None:
+        """End the connection: everybody who waits for it gets `error`."""
+        self._is_not_closed = False
+        if not self.gone.done():
+            self.gone.set_result(error)
+        waiting = [*self._waiters.values(), *([self.bounds] if self.bounds is not None else [])]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # somebody may have stopped waiting for it
+        self.abort()
+
+    def abort(self) -> None:
+        """Drop the connection without a word."""
+        self._is_not_closed = False
+        if self._conn is not None and self._conn._writer is not None:
+            self._conn._writer.transport.abort()
+
+    async def _receive(self) -> None:
+        """Take one frame."""
+        reader = self._conn._reader
+        size = int.from_bytes(await reader.readexactly(4), "big")
+        if not 4 <= size <= MAX_FRAME_BYTES:
+            raise ValueError(f"a frame of {size} bytes (is {self.host}:{self.port} the broker's stream port?)")
+        head = await reader.readexactly(4)
+        # rstream's heartbeat sender looks at its own mark and would warn.
+        self._last_heartbeat = self.active_s = asyncio.get_running_loop().time()
+        if int.from_bytes(head[:2], "big") == Key.Deliver.value:
+            await self._receive_chunk(size - 4)
+            return
+        frame = decode_frame(head + await reader.readexactly(size - 4))
+        if isinstance(frame, schema.Close):
+            raise BrokerError(BrokerReason.DISCONNECTED, f"the broker closed the connection: {frame.reason}")
+        if isinstance(frame, schema.MetadataUpdate):
+            raise BrokerError(
+                BrokerReason.DISCONNECTED,
+                f"the broker withdrew the stream {frame.metadata_info.stream} (deleted or moved)",
+            )
+        future = self._waiters.get((frame.key, frame.corr_id))
+        if future is not None and not future.done():
+            future.set_result(frame)
+
+    async def _receive_chunk(self, size: int) -> None:
+        """Take one chunk into one piece of memory, or let it go by when nobody wants it."""
+        reader = self._conn._reader
+        head = parse_head(await reader.readexactly(DELIVER_HEAD.size))
+        size -= DELIVER_HEAD.size
+        if head.subscription == _BOUNDS_SUBSCRIPTION and self.bounds is not None and not self.bounds.done():
+            self.bounds.set_result(head)
+        wanted = head.subscription == self.subscription
+        data = bytearray(size if wanted else 0)
+        position = 0
+        while position < size:
+            piece = await reader.read(min(_READ_BYTES, size - position))
+            if not piece:
+                raise asyncio.IncompleteReadError(piece, size)
+            self.active_s = asyncio.get_running_loop().time()
+            if wanted:
+                data[position : position + len(piece)] = piece
+            position += len(piece)
+        if wanted and head.subscription == self.subscription:
+            chunk = Chunk(head, memoryview(data))
+            chunk.check()
+            self._on_chunk(chunk)
+
+
+class StreamConnection:
+    """A logged-in connection. Every method raises BrokerError when the connection is or gets lost."""
+
+    def __init__(self, endpoint: Endpoint, client: _Client) -> None:
+        self._endpoint = endpoint
+        self._client = client
+        self._subscriptions = itertools.cycle(range(_BOUNDS_SUBSCRIPTION))
+        self._watch = asyncio.create_task(self._watch_silence())
+
+    @property
+    def gone(self) -> asyncio.Future[BrokerError]:
+        """Done once the connection is lost; its result says why."""
+        return self._client.gone
+
+    async def subscribe(self, position: Position) -> None:
+        """Begin to read there, with credit for one chunk; chunks go to the `on_chunk` of `connect`."""
+        number = next(self._subscriptions)
+        self._client.subscription = number
+        await self._subscribe(number, position)
+
+    async def unsubscribe(self) -> None:
+        """Stop reading; chunks under way are let go by."""
+        number, self._client.subscription = self._client.subscription, None
+        if number is not None:
+            with _mapped(self._endpoint):
+                await self._client.unsubscribe(number)
+
+    async def credit(self, chunks: int) -> None:
+        """Ask for that many more chunks."""
+        if self._client.subscription is not None:
+            with _mapped(self._endpoint):
+                await self._client.credit(self._client.subscription, chunks)
+
+    async def bounds(self, type_: OffsetType) -> ChunkHead | None:
+        """The head of the stream's first or last chunk (OffsetType FIRST or LAST), None when the stream is empty.
+
+        By a subscription of its own that is ended at once: brokers before 3.11 have no request for it, and the client
+        none for those that have.
+        """
+        self._client.bounds = asyncio.get_running_loop().create_future()
+        await self._subscribe(_BOUNDS_SUBSCRIPTION, Position(type_))
+        try:
+            async with asyncio.timeout(_BOUNDS_TIMEOUT_S):
+                return await self._client.bounds
+        except TimeoutError:
+            return None
+        finally:
+            self._client.bounds = None
+            if not self._client.gone.done():
+                with _mapped(self._endpoint):
+                    await self._client.unsubscribe(_BOUNDS_SUBSCRIPTION)
+
+    async def store_offset(self, reference: str, offset: int) -> None:
+        """Tell the broker how far we are, for others to see; it does not answer."""
+        with _mapped(self._endpoint):
+            await self._client.store_offset(self._endpoint.stream, reference, offset)
+
+    async def close(self) -> None:
+        """Take leave, shortly."""
+        self._watch.cancel()
+        await _close(self._client)
+
+    async def _subscribe(self, number: int, position: Position) -> None:
+        with _mapped(self._endpoint):
+            await self._client.subscribe(
+                self._endpoint.stream,
+                number,
+                offset_spec=schema.OffsetSpec.from_params(position.type, position.value),
+                initial_credit=1,
+            )
+
+    async def _watch_silence(self) -> None:
+        """Give the connection up when not a byte came for some heartbeats: a dead peer never says so."""
+        loop = asyncio.get_running_loop()
+        limit_s = self._client.silence_limit_s
+        while limit_s is not None:
+            left_s = self._client.active_s + limit_s - loop.time()
+            if left_s <= 0:
+                self._client.fail(
+                    BrokerError(
+                        BrokerReason.BROKER_UNREACHABLE,
+                        f"the broker {self._endpoint.address} has been silent for {limit_s:.0f} s",
+                    )
+                )
+                return
+            await asyncio.sleep(left_s)
+
+
+async def connect(
+    endpoint: Endpoint, credentials: Credentials, name: str, on_chunk: Callable[[Chunk], None]
+) -> StreamConnection:
+    """Connect and log in. Raises BrokerError with the reason.
+
+    `on_chunk` gets every chunk of the present subscription, on the event loop; it returns at once and never raises.
+    """
+    with _mapped(endpoint):
+        client = _Client(
+            endpoint.host,
+            endpoint.port,
+            ssl_context=_tls(endpoint) if endpoint.tls else None,
+            frame_max=_FRAME_MAX_BYTES,
+            heartbeat=HEARTBEAT_S,
+            connection_name=name,
+            # Without one it logs the trace of every lost connection.
+            connection_closed_handler=lambda _information: None,
+            on_chunk=on_chunk,
+        )
+        try:
+            await client.start()
+            await client.authenticate(endpoint.virtual_host, credentials.username, credentials.password)
+        except BaseException:
+            await _close(client)
+            raise
+    return StreamConnection(endpoint, client)
+
+
+async def _close(client: _Client) -> None:
+    """rstream's own close waits for a dead broker; ours is short."""
+    await client.stop_task("heartbeat_sender")
+    if client._conn is not None and client.is_started and not client.gone.done():
+        farewell: Awaitable[Any] = client.sync_request(
+            schema.Close(client._corr_id_seq.next(), code=1, reason="OK"), resp_schema=schema.CloseResponse
+        )
+        with suppress(BrokerError, OSError, exceptions.ServerError, TimeoutError):
+            await asyncio.wait_for(farewell, _CLOSE_TIMEOUT_S)
+    client.abort()
+    await client.stop_task("listener")
+
+
+def _tls(endpoint: Endpoint) -> ssl.SSLContext:
+    if endpoint.ca_file is not None and not endpoint.ca_file.is_file():
+        raise BrokerError(
+            BrokerReason.TLS_FAILED,
+            f"the Secret of spec.stream.tls.caSecretName has no key ca.crt ({endpoint.ca_file} is missing)",
+        )
+    return ssl.create_default_context(cafile=str(endpoint.ca_file) if endpoint.ca_file is not None else None)
+
+
+@contextmanager
+def _mapped(endpoint: Endpoint) -> Iterator[None]:
+    """Turns what rstream, asyncio and ssl raise into a BrokerError with a sentence."""
+    try:
+        yield
+    except BrokerError as error:
+        if error.reason is BrokerReason.DISCONNECTED:
+            raise BrokerError(error.reason, f"{error} ({endpoint.address})") from error
+        raise
+    except socket.gaierror as error:
+        raise BrokerError(
+            BrokerReason.BROKER_UNREACHABLE,
+            f"the broker's host {endpoint.host} is not known ({error.strerror}); check spec.stream.host",
+        ) from error
+    except ssl.SSLError as error:
+        raise BrokerError(
+            BrokerReason.TLS_FAILED,
+            f"no TLS with the broker {endpoint.address}: {error.reason or error}; check spec.stream.port and .tls",
+        ) from error
+    except TimeoutError as error:
+        raise BrokerError(
+            BrokerReason.BROKER_UNREACHABLE, f"the broker {endpoint.address} does not answer; check host and port"
+        ) from error
+    except OSError as error:
+        raise BrokerError(
+            BrokerReason.BROKER_UNREACHABLE,
+            f"the broker {endpoint.address} cannot be reached: {error.strerror or error}",
+        ) from error
+    except exceptions.ServerError as error:
+        raise _refused(error, endpoint) from error
+    except AssertionError as error:
+        # rstream asserts that the broker offers the login we use.
+        raise BrokerError(
+            BrokerReason.AUTHENTICATION_FAILED, f"the broker {endpoint.address} offers no PLAIN login"
+        ) from error
+
+
+def _refused(error: exceptions.ServerError, endpoint: Endpoint) -> BrokerError:
+    """What the broker's answer means."""
+    stream, host = endpoint.stream, endpoint.virtual_host
+    known: dict[type[exceptions.ServerError], tuple[BrokerReason, str]] = {
+        exceptions.AuthenticationFailure: (
+            BrokerReason.AUTHENTICATION_FAILED,
+            f"the broker {endpoint.address} refuses the user name or password of the Secret",
+        ),
+        exceptions.SASLAuthenticationFailureLoopback: (
+            BrokerReason.AUTHENTICATION_FAILED,
+            f"the broker {endpoint.address} lets this user log in from its own host only; make another user",
+        ),
+        exceptions.VirtualHostAccessFailure: (
+            BrokerReason.VIRTUAL_HOST_REFUSED,
+            f"the virtual host {host!r} does not exist on {endpoint.address}, or the user may not enter it",
+        ),
+        exceptions.StreamDoesNotExist: (
+            BrokerReason.STREAM_MISSING,
+            f"there is no stream {stream!r} in the virtual host {host!r} of {endpoint.address}; its producer makes it",
+        ),
+        exceptions.StreamNotAvailable: (
+            BrokerReason.STREAM_MISSING,
+            f"the stream {stream!r} is not available on {endpoint.address} at present",
+        ),
+        exceptions.AccessRefused: (
+            BrokerReason.STREAM_REFUSED,
+            f"the user may not read the stream {stream!r} in the virtual host {host!r}; give it the read permission",
+        ),
+    }
+    for type_, (reason, message) in known.items():
+        if isinstance(error, type_):
+            return BrokerError(reason, message)
+    return BrokerError(
+        BrokerReason.DISCONNECTED,
+        f"the broker {endpoint.address} answered with an error: {type(error).__name__} {error}",
+    )

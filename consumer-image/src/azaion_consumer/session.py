@@ -1,0 +1,175 @@
+"""Reading from one place of the stream and filing what comes, until something ends it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rstream.constants import OffsetType
+
+from azaion_consumer.chunks import Chunk, ChunkError
+from azaion_consumer.connection import Position, StreamConnection
+from azaion_consumer.errors import BrokerError, BrokerReason, ConsumerError, StorageError, storage_error
+from azaion_consumer.flow import Flow
+from azaion_consumer.messages import Decoder, Rejected
+from azaion_consumer.storage import OffsetRecord, Storage
+from azaion_consumer.writer import Committed, Writer, WriterEvents
+
+#: The end of the stream is looked up this often while we are behind it.
+_LAG_INTERVAL_S = 15.0
+#: No chunk for this long although one was asked for: we are at the end of the stream.
+_IDLE_S = 1.0
+_STORE_OFFSET_INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True)
+class SessionEvents:
+    """What a session tells. The first two come from the writer's threads; all return at once."""
+
+    on_committed: Callable[[Committed], None]
+    on_rejected: Callable[[int, Rejected], None]
+    on_reading: Callable[[], None]
+    on_last_offset: Callable[[int], None]
+
+
+class Session:
+    """One subscription and the writer that works off what it brings."""
+
+    def __init__(
+        self,
+        connection: StreamConnection,
+        storage: Storage,
+        decoder: Decoder,
+        record: OffsetRecord,
+        reference: str,
+        events: SessionEvents,
+    ) -> None:
+        """`reference` is the name under which the broker keeps our offset for others to see."""
+        self._connection = connection
+        self._storage = storage
+        self._reference = reference
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        self._flow = Flow()
+        self._worked_off = asyncio.Event()
+        self._received_s = self._loop.time()
+        self._received_offset: int | None = None
+        self._committed_offset = record.offset
+        self._stored_offset = record.offset
+        self._writer = Writer(
+            storage, decoder, record, WriterEvents(self._chunk_staged, self._batch_committed, events.on_rejected)
+        )
+
+    def take_chunk(self, chunk: Chunk) -> None:
+        """The connection's `on_chunk` while this session lasts."""
+        self._received_s = self._loop.time()
+        self._received_offset = chunk.head.last_offset
+        self._flow.received(chunk.size_bytes)
+        self._writer.offer(chunk)
+        self._worked_off.set()
+
+    async def run(self, position: Position, stopping: asyncio.Event) -> None:
+        """Read and file from `position` until `stopping`, then finish the batch.
+
+        Raises BrokerError when the connection is lost and StorageError when the tree cannot be written; either way what
+        was staged before is committed if that is possible.
+        """
+        stager = asyncio.create_task(asyncio.to_thread(self._writer.run_stager), name="stager")
+        committer = asyncio.create_task(asyncio.to_thread(self._writer.run_committer), name="committer")
+        helpers = {
+            asyncio.create_task(stopping.wait(), name="stopping"),
+            asyncio.create_task(self._grant_credit(), name="credit"),
+            asyncio.create_task(self._follow_end(), name="end of stream"),
+            asyncio.create_task(self._store_offsets(), name="offsets"),
+        }
+        try:
+            await self._connection.subscribe(position)
+            self._events.on_reading()
+            waiting: set[asyncio.Future[Any]] = {stager, committer, self._connection.gone, *helpers}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._writer.close()
+            for helper in helpers:
+                helper.cancel()
+            ended = await asyncio.gather(*helpers, stager, committer, return_exceptions=True)
+        try:
+            await self._take_leave()
+        except BrokerError as error:
+            ended.append(error)
+        self._raise_first(ended)
+
+    async def _take_leave(self) -> None:
+        """Leave the connection usable for another session, and the broker with our offset."""
+        if self._connection.gone.done():
+            return
+        await self._connection.unsubscribe()
+        await self._store_offset()
+
+    def _raise_first(self, ended: Iterable[object]) -> None:
+        """Raise what ended the session: a fault of ours first, then the storage's, then the broker's."""
+        errors = [e for e in ended if isinstance(e, BaseException) and not isinstance(e, asyncio.CancelledError)]
+        if self._connection.gone.done():
+            errors.append(self._connection.gone.result())
+        for error in errors:
+            if not isinstance(error, OSError | ConsumerError | ChunkError):
+                raise error
+        for error in errors:
+            if isinstance(error, StorageError):
+                raise error
+            if isinstance(error, OSError):
+                raise storage_error(error, self._storage.free_bytes()) from error
+        for error in errors:
+            if isinstance(error, ChunkError):
+                raise BrokerError(BrokerReason.DISCONNECTED, str(error)) from error
+            raise error
+
+    async def _grant_credit(self) -> None:
+        """Ask for more chunks as those before are worked off."""
+        while True:
+            await self._worked_off.wait()
+            self._worked_off.clear()
+            credit = self._flow.take_credit()
+            if credit:
+                await self._connection.credit(credit)
+
+    async def _follow_end(self) -> None:
+        """Keep an eye on where the stream ends: while we are idle it ends where we are, else the broker is asked."""
+        asked_s = self._loop.time()
+        while True:
+            await asyncio.sleep(_IDLE_S)
+            now_s = self._loop.time()
+            idle = self._flow.outstanding > 0 and now_s - self._received_s >= _IDLE_S
+            if idle and self._received_offset is not None:
+                self._events.on_last_offset(self._received_offset)
+            elif not idle and now_s - asked_s >= _LAG_INTERVAL_S:
+                asked_s = now_s
+                last = await self._connection.bounds(OffsetType.LAST)
+                if last is not None:
+                    self._events.on_last_offset(last.last_offset)
+
+    async def _store_offsets(self) -> None:
+        while True:
+            await asyncio.sleep(_STORE_OFFSET_INTERVAL_S)
+            await self._store_offset()
+
+    async def _store_offset(self) -> None:
+        offset = self._committed_offset
+        if offset is not None and offset != self._stored_offset:
+            await self._connection.store_offset(self._reference, offset)
+            self._stored_offset = offset
+
+    # ---- from the writer's threads ----
+
+    def _chunk_staged(self, chunk: Chunk) -> None:
+        size_bytes = chunk.size_bytes
+        self._loop.call_soon_threadsafe(self._chunk_worked_off, size_bytes)
+
+    def _chunk_worked_off(self, size_bytes: int) -> None:
+        self._flow.worked_off(size_bytes)
+        self._worked_off.set()
+
+    def _batch_committed(self, committed: Committed) -> None:
+        self._committed_offset = committed.record.offset
+        self._events.on_committed(committed)

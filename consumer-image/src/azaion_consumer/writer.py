@@ -1,0 +1,225 @@
+"""Two threads between the broker and the disk, so that decoding, writing and syncing overlap with reading.
+
+The stager takes chunks, decodes their messages and writes the files they bring; the committer makes what has gathered
+meanwhile durable and puts it in place (the order is in storage). Whatever goes wrong ends both: the caller opens the
+storage again and begins anew after the last committed offset, so no message is ever skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+
+from azaion_consumer.amqp import Buffer
+from azaion_consumer.chunks import Chunk
+from azaion_consumer.filing import stage, stage_rejected
+from azaion_consumer.messages import Decoder, Message, Rejected, RejectReason
+from azaion_consumer.steps import Step
+from azaion_consumer.storage import OffsetRecord, Storage
+
+
+@dataclass(frozen=True)
+class BatchLimits:
+    """What may gather before the stager waits for the committer."""
+
+    messages: int = 4096
+    size_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass
+class Batch:
+    """Messages whose files are written and not yet durable."""
+
+    steps: list[Step] = field(default_factory=list)
+    size_bytes: int = 0
+    last_offset: int = -1
+    processed: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[RejectReason] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """One batch that is filed and durable; `names_missing` counts names there was nothing to do for."""
+
+    record: OffsetRecord
+    processed: Counter[str]
+    rejected: Counter[RejectReason]
+    names_missing: int
+    sync_s: float
+
+
+@dataclass(frozen=True)
+class WriterEvents:
+    """What the writer tells, from its own threads; the callbacks return at once."""
+
+    on_chunk_staged: Callable[[Chunk], None]
+    on_committed: Callable[[Committed], None]
+    on_rejected: Callable[[int, Rejected], None]
+
+
+class Writer:
+    """Files the chunks offered to it, in order. `run_stager` and `run_committer` each want a thread of their own."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        decoder: Decoder,
+        record: OffsetRecord,
+        events: WriterEvents,
+        limits: BatchLimits | None = None,
+    ) -> None:
+        self._storage = storage
+        self._decoder = decoder
+        self._events = events
+        self._limits = limits or BatchLimits()
+        #: What the offset file will say once everything taken so far is durable.
+        self._record = record
+        self._next_offset = -1 if record.offset is None else record.offset + 1
+        self._changed = threading.Condition()
+        self._chunks: deque[Chunk] = deque()
+        self._batch = Batch()
+        self._closing = False
+        self._stager_done = False
+
+    def offer(self, chunk: Chunk) -> None:
+        """Hand over the next chunk; returns at once. The caller bounds how many it offers."""
+        with self._changed:
+            self._chunks.append(chunk)
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Ask both threads to end: what is staged is committed, what is not stays in the stream."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def run_stager(self) -> None:
+        """Stage messages until closed. Raises OSError (nothing after the failing message is staged) and ChunkError."""
+        try:
+            while (chunk := self._next_chunk()) is not None:
+                for offset, entry in chunk.records(max(self._next_offset, 0)):
+                    if not self._stage(offset, entry):
+                        return
+                self._events.on_chunk_staged(chunk)
+        finally:
+            with self._changed:
+                self._stager_done = True
+                self._changed.notify_all()
+
+    def run_committer(self) -> None:
+        """Commit batches until closed and nothing staged is left. Raises OSError and StorageError."""
+        pending: Committed | None = None
+        try:
+            while True:
+                batch = self._take_batch(wait=pending is None)
+                if batch is None and pending is None:
+                    return
+                pending = self._commit(pending, batch)
+        finally:
+            self.close()
+
+    def _next_chunk(self) -> Chunk | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._chunks or self._closing)
+            return None if self._closing else self._chunks.popleft()
+
+    def _stage(self, offset: int, entry: Buffer | Rejected) -> bool:
+        """Decode one entry and write what it brings; False when closed meanwhile."""
+        payload: Buffer = b"" if isinstance(entry, Rejected) else entry
+        operation: str | None = None
+        reason: RejectReason | None = None
+        try:
+            if isinstance(entry, Rejected):
+                raise entry
+            message = self._decoder.decode(entry)
+        except Rejected as rejected:
+            reason = rejected.reason
+            step: Step = stage_rejected(offset, payload, rejected, self._storage)
+            self._events.on_rejected(offset, rejected)
+        else:
+            operation = operation_of(message)
+            step = stage(message, self._storage)
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or not self._is_full())
+            if self._closing:
+                return False
+            batch = self._batch
+            batch.steps.append(step)
+            batch.size_bytes += len(payload)
+            batch.last_offset = offset
+            if operation is not None:
+                batch.processed[operation] += 1
+            if reason is not None:
+                batch.rejected[reason] += 1
+            if len(batch.steps) == 1:
+                self._changed.notify_all()
+        self._next_offset = offset + 1
+        return True
+
+    def _is_full(self) -> bool:
+        return len(self._batch.steps) >= self._limits.messages or self._batch.size_bytes >= self._limits.size_bytes
+
+    def _take_batch(self, *, wait: bool) -> Batch | None:
+        """What has gathered; None when that is nothing, or when closed and nothing more will come."""
+        with self._changed:
+            if wait:
+                self._changed.wait_for(lambda: self._batch.steps or (self._closing and self._stager_done))
+            if not self._batch.steps:
+                return None
+            batch, self._batch = self._batch, Batch()
+            self._changed.notify_all()
+            return batch
+
+    def _commit(self, pending: Committed | None, batch: Batch | None) -> Committed | None:
+        """One sync completes the pending batch and makes the new one's files durable; returns the new pending one."""
+        storage = self._storage
+        after = self._record
+        if batch is not None:
+            after = _after(self._record, batch)
+            storage.stage_batch(after, batch.steps)
+        if pending is not None:
+            record = pending.record
+            if batch is None:
+                record = msgspec.structs.replace(record, directories=storage.directory_records())
+            storage.stage_offset(record)
+        began_s = time.monotonic()
+        storage.sync()
+        sync_s = time.monotonic() - began_s
+        if pending is not None:
+            storage.publish_offset()
+            if batch is None:
+                storage.close_batch()
+            self._events.on_committed(dataclasses.replace(pending, sync_s=sync_s))
+        if batch is None:
+            return None
+        storage.publish_batch()
+        missing = storage.take(batch.steps)
+        self._record = after
+        return Committed(after, batch.processed, batch.rejected, missing, 0.0)
+
+
+def operation_of(message: Message) -> str:
+    """created, edited, validated or deleted: the label of a metric."""
+    return type(message).__name__.lower()
+
+
+def _after(record: OffsetRecord, batch: Batch) -> OffsetRecord:
+    """The offset record once `batch` is filed."""
+    now = datetime.now(UTC)
+    processed = Counter(record.processed) + batch.processed
+    rejected = Counter(record.rejected) + batch.rejected
+    return OffsetRecord(
+        offset=batch.last_offset,
+        stream=record.stream,
+        time=now,
+        last_message_time=now,
+        processed=dict(processed),
+        rejected=dict(rejected),
+    )
