@@ -10,11 +10,14 @@ import msgspec
 from msgspec import Meta
 
 from azaion_api.conditions import Conditions, Resource, Resources, StorageClaim
-from azaion_api.schema import Rule
+from azaion_api.schema import Rule, sentence
 
 #: Directories of the tree that hold something else than filed annotations.
 _TAKEN = ("data-corrupted", "data-rejected", "datasets", "models", "runs")
 _DIRECTORY = "^[A-Za-z0-9][A-Za-z0-9_-]*$"
+_DIRECTORY_SENTENCE = sentence(
+    "name a directory at the top of the storage, for example data: letters, digits, - and _, no path"
+)
 _SECRET = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"  # noqa: S105 - the pattern of a Secret's name
 
 
@@ -43,9 +46,16 @@ class StartFrom(Resource, frozen=True, kw_only=True):
 class SecretRef(Resource, frozen=True, kw_only=True):
     """A Secret of this namespace."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=253, pattern=_SECRET, description="Name of the Secret.")] = (
-        "azaion-rabbitmq"
-    )
+    name: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=253,
+            pattern=_SECRET,
+            description="Name of the Secret.",
+            extra_json_schema=sentence("name a Secret: lower-case letters, digits, - and ."),
+        ),
+    ] = "azaion-rabbitmq"
 
 
 class Tls(Resource, frozen=True, kw_only=True):
@@ -59,6 +69,7 @@ class Tls(Resource, frozen=True, kw_only=True):
                 max_length=253,
                 pattern=_SECRET,
                 description="Secret whose key ca.crt holds the private CA; the system's authorities when empty.",
+                extra_json_schema=sentence("name a Secret: lower-case letters, digits, - and ."),
             ),
         ]
         | None
@@ -75,11 +86,21 @@ class Stream(Resource, frozen=True, kw_only=True):
             max_length=253,
             pattern="^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$",
             description="Host name or IPv4 address of the broker, without the port.",
+            extra_json_schema=sentence(
+                "give a host name or IPv4 address alone, without scheme, port or path, for example rabbitmq.queue.svc"
+            ),
         ),
     ] = "rabbitmq"
     port: Annotated[int, Meta(ge=1, le=65535, description="Port of the stream protocol.")] = 5552
     name: Annotated[
-        str, Meta(min_length=1, max_length=255, pattern="^[^/\\x00-\\x1f]+$", description="Name of the stream.")
+        str,
+        Meta(
+            min_length=1,
+            max_length=255,
+            pattern="^[^/\\x00-\\x1f]+$",
+            description="Name of the stream.",
+            extra_json_schema=sentence("name a stream: no / and no control characters"),
+        ),
     ] = "azaion-annotations"
     virtual_host: Annotated[str, Meta(min_length=1, max_length=255, description="RabbitMQ virtual host.")] = "/"
     tls: Annotated[Tls, Meta(description="Encryption of the connection.")] = msgspec.field(default_factory=Tls)
@@ -94,14 +115,32 @@ class Stream(Resource, frozen=True, kw_only=True):
 class IngestStorage(StorageClaim, frozen=True, kw_only=True):
     """The claim and the directories annotations are filed in."""
 
-    data: Annotated[str, Meta(max_length=63, pattern=_DIRECTORY, description="Directory of validated annotations.")] = (
-        "data"
-    )
+    data: Annotated[
+        str,
+        Meta(
+            max_length=63,
+            pattern=_DIRECTORY,
+            description="Directory of validated annotations.",
+            extra_json_schema=_DIRECTORY_SENTENCE,
+        ),
+    ] = "data"
     data_seed: Annotated[
-        str, Meta(max_length=63, pattern=_DIRECTORY, description="Directory of annotations not validated yet.")
+        str,
+        Meta(
+            max_length=63,
+            pattern=_DIRECTORY,
+            description="Directory of annotations not validated yet.",
+            extra_json_schema=_DIRECTORY_SENTENCE,
+        ),
     ] = "data-seed"
     data_deleted: Annotated[
-        str, Meta(max_length=63, pattern=_DIRECTORY, description="Directory of deleted annotations.")
+        str,
+        Meta(
+            max_length=63,
+            pattern=_DIRECTORY,
+            description="Directory of deleted annotations.",
+            extra_json_schema=_DIRECTORY_SENTENCE,
+        ),
     ] = "data_deleted"
 
 

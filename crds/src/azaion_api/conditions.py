@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
-from azaion_api.schema import Rule
+from azaion_api.schema import Rule, sentence
 
 
 class Resource(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -85,6 +85,7 @@ class StorageClaim(Resource, frozen=True, kw_only=True):
                 max_length=253,
                 pattern="^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
                 description="PersistentVolumeClaim; the chart's claim when empty.",
+                extra_json_schema=sentence("name a PersistentVolumeClaim: lower-case letters, digits, - and ."),
             ),
         ]
         | None
@@ -96,6 +97,9 @@ class StorageClaim(Resource, frozen=True, kw_only=True):
                 max_length=200,
                 pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*$",
                 description="Directory inside the claim that holds data*/, datasets/, models/ and runs/; the claim's top when empty.",
+                extra_json_schema=sentence(
+                    "name a directory inside the claim, for example team/azaion: no leading /, no .., no hidden directories"
+                ),
             ),
         ]
         | None
@@ -106,6 +110,7 @@ Quantity = Annotated[
     str | int,
     Meta(
         extra_json_schema={
+            **sentence("is no quantity; give one such as 500m, 4 or 8Gi"),
             "maxLength": 64,
             "pattern": r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$",
         }
@@ -119,9 +124,18 @@ class Toleration(Resource, frozen=True, kw_only=True):
     key: (
         Annotated[str, Meta(max_length=316, description="Taint key; empty with operator Exists matches all.")] | None
     ) = None
-    operator: Annotated[str, Meta(max_length=16, pattern="^(Exists|Equal)$", description="Exists or Equal.")] | None = (
-        None
-    )
+    operator: (
+        Annotated[
+            str,
+            Meta(
+                max_length=16,
+                pattern="^(Exists|Equal)$",
+                description="Exists or Equal.",
+                extra_json_schema=sentence("use Exists or Equal"),
+            ),
+        ]
+        | None
+    ) = None
     value: Annotated[str, Meta(max_length=63, description="Taint value for Equal.")] | None = None
     effect: (
         Annotated[
@@ -130,6 +144,7 @@ class Toleration(Resource, frozen=True, kw_only=True):
                 max_length=32,
                 pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$",
                 description="Effect to match; empty matches all.",
+                extra_json_schema=sentence("use NoSchedule, PreferNoSchedule or NoExecute"),
             ),
         ]
         | None

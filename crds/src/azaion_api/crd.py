@@ -125,7 +125,7 @@ def custom_resource_definition(definition: Definition) -> Schema:
         "properties": {
             "apiVersion": {"type": "string"},
             "kind": {"type": "string"},
-            "metadata": {"type": "object"},
+            "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": {**structural_schema(definition.spec), "default": {}},
             "status": structural_schema(definition.status),
         },

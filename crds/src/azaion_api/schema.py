@@ -6,6 +6,7 @@ from msgspec's type information directly instead of being mended after `msgspec.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ import msgspec
 from msgspec import inspect
 
 Schema = dict[str, Any]
+
+_SENTENCE = "sentence"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -31,12 +34,32 @@ class Rule(msgspec.Struct, frozen=True):
     message_expression: str | None = None
 
     def to_schema(self) -> Schema:
-        found: Schema = {"rule": self.rule, "message": self.message, "reason": self.reason}
+        found: Schema = {"rule": self._guarded(), "message": self.message, "reason": self.reason}
         if self.message_expression is not None:
             found["messageExpression"] = self.message_expression
         if self.field_path is not None:
             found["fieldPath"] = self.field_path
         return found
+
+    def _guarded(self) -> str:
+        """The rule, true where the part it speaks of is absent.
+
+        No stored object lacks a part that has a default, but the API server also checks the default `{}` of a spec
+        against the rules, and that before it fills in the parts' own defaults.
+        """
+        part = (self.field_path or "").removeprefix(".").partition(".")[0]
+        if part in ("", "metadata") or f"has(self.{part})" in self.rule:
+            return self.rule
+        sides = ("self", "oldSelf") if "oldSelf." in self.rule else ("self",)
+        return " || ".join([*(f"!has({side}.{part})" for side in sides), f"({self.rule})"])
+
+
+def sentence(text: str) -> dict[str, str]:
+    """Extra schema of a string with a pattern: what a person reads instead of the pattern when a value does not match.
+
+    It follows the path of the field, so it begins with what to do: "name a file of models/, for example yolo26m.pt".
+    """
+    return {_SENTENCE: text}
 
 
 def structural_schema(type_: type) -> Schema:
@@ -51,7 +74,7 @@ def _schema(info: inspect.Type, where: str) -> Schema:
     if isinstance(info, inspect.Metadata):
         found = _schema(info.type, where)
         found.update(info.extra_json_schema or {})
-        return found
+        return _with_sentence(found)
     if isinstance(info, inspect.UnionType):
         return _union(info, where)
     if isinstance(info, inspect.StructType):
@@ -94,6 +117,17 @@ def _schema(info: inspect.Type, where: str) -> Schema:
     raise TypeError(
         f"{where}: {type(info).__name__} has no structural schema; use str, int, bool, enum, list, map or a Struct"
     )
+
+
+def _with_sentence(schema: Schema) -> Schema:
+    """The pattern as a rule with a message, as the API server's own words for a pattern are the pattern."""
+    text = schema.pop(_SENTENCE, None)
+    if text is None:
+        return schema
+    rule = f"self.matches({json.dumps(schema.pop('pattern'))})"
+    if schema.get("x-kubernetes-int-or-string"):
+        rule = f"type(self) == int || {rule}"
+    return {**schema, "x-kubernetes-validations": [Rule(rule=rule, message=text).to_schema()]}
 
 
 def _words(values: Iterable[Any], where: str) -> list[str]:

@@ -12,13 +12,27 @@ from msgspec import Meta
 
 from azaion_api.conditions import Conditions, Resource, Resources, StorageClaim, Toleration
 from azaion_api.outcome import AttemptReason
-from azaion_api.schema import Rule
+from azaion_api.schema import Rule, sentence
 from azaion_api.ultralytics_arguments import ALLOWED_PARAMETERS, ArgumentKind
 
 FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}"
 #: Ratios between 0 and 1 as decimal strings: the API carries no floats.
-Ratio = Annotated[str, Meta(max_length=32, pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$")]
-SignedRatio = Annotated[str, Meta(max_length=32, pattern=r"^-?(0(\.[0-9]+)?|1(\.0+)?)$")]
+Ratio = Annotated[
+    str,
+    Meta(
+        max_length=32,
+        pattern=r"^(0(\.[0-9]+)?|1(\.0+)?)$",
+        extra_json_schema=sentence('give a decimal number from 0 to 1 in quotes, for example "0.9"'),
+    ),
+]
+SignedRatio = Annotated[
+    str,
+    Meta(
+        max_length=32,
+        pattern=r"^-?(0(\.[0-9]+)?|1(\.0+)?)$",
+        extra_json_schema=sentence('give a decimal number from -1 to 1 in quotes, for example "0.005"'),
+    ),
+]
 Decimal = Annotated[str, Meta(max_length=32, pattern=r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$")]
 
 
@@ -67,6 +81,9 @@ class LineRef(Resource, frozen=True, kw_only=True):
             max_length=40,
             pattern="^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
             description="ModelLine of this namespace; made when absent.",
+            extra_json_schema=sentence(
+                "use lower-case letters, digits and dashes, for example azaion; the current model is models/<name>.pt"
+            ),
         ),
     ] = "azaion"
 
@@ -80,6 +97,9 @@ class Model(Resource, frozen=True, kw_only=True):
             max_length=128,
             pattern=rf"^(Current|{FILE_NAME}\.(pt|yaml))$",
             description="A file of models/ (yolo26m.pt), an architecture trained from scratch (yolo26n.yaml), or Current for the line's current model.",
+            extra_json_schema=sentence(
+                "name a file of models/ such as yolo26m.pt, an architecture such as yolo26n.yaml, or Current for the line's current model; no directories"
+            ),
         ),
     ] = "yolo26m.pt"
 
@@ -101,6 +121,7 @@ class Classes(Resource, frozen=True, kw_only=True):
             max_length=128,
             pattern=rf"^{FILE_NAME}\.json$",
             description="File at the top of the storage with the list of {Id, Name, ShortName, Color}.",
+            extra_json_schema=sentence("name a .json file at the top of the storage, for example classes.json"),
         ),
     ] = "classes.json"
 
@@ -114,6 +135,9 @@ class Dataset(Resource, frozen=True, kw_only=True):
             max_length=63,
             pattern="^[A-Za-z0-9][A-Za-z0-9_-]*$",
             description="Directory with images/ and labels/ that a new data set is formed from.",
+            extra_json_schema=sentence(
+                "name a directory at the top of the storage, for example data: letters, digits, - and _, no path"
+            ),
         ),
     ] = "data"
     existing: (
@@ -123,6 +147,7 @@ class Dataset(Resource, frozen=True, kw_only=True):
                 max_length=140,
                 pattern=rf"^datasets/{FILE_NAME}$",
                 description="A data set to use as it is instead of forming one; also a plain YOLO directory with a data.yaml.",
+                extra_json_schema=sentence("name a data set as datasets/NAME, for example datasets/azaion-2026-01-31"),
             ),
         ]
         | None
@@ -191,6 +216,9 @@ class Training(Resource, frozen=True, kw_only=True):
                 max_length=140,
                 pattern=rf"^runs/{FILE_NAME}$",
                 description="Directory of an earlier run whose newest verified checkpoint this run continues from.",
+                extra_json_schema=sentence(
+                    "name the directory of an earlier run as its status.directory says it, for example runs/nightly-0b7a8d1e"
+                ),
             ),
         ]
         | None
@@ -310,8 +338,8 @@ def _parameter_values(kind: ArgumentKind) -> Rule:
     return Rule(
         rule=f"!has(self.training.parameters) || !self.training.parameters.exists(k, {wrong})",
         field_path=".training.parameters",
-        message=f"a value is not {_VALUE_WORDS[kind]}",
-        message_expression=f"self.training.parameters.filter(k, {wrong})[0] + ' has to be {_VALUE_WORDS[kind]}'",
+        message=f"give {_VALUE_WORDS[kind]}",
+        message_expression=f"'%s: give {_VALUE_WORDS[kind]}'.format([self.training.parameters.filter(k, {wrong})])",
     )
 
 
@@ -351,10 +379,7 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
             rule=f"{_SPLIT_SUM} == 100",
             field_path=".dataset.split",
             message="train, valid and test are percentages and have to sum to 100, for example 70, 20 and 10",
-            message_expression="'train, valid and test are percentages and have to sum to 100, but '"
-            " + string(self.dataset.split.train) + ' + ' + string(self.dataset.split.valid) + ' + '"
-            f" + string(self.dataset.split.test) + ' is ' + string({_SPLIT_SUM})"
-            " + '; where one is left out its default counts (train 70, valid 20, test 10)'",
+            message_expression="'train %d, valid %d and test %d have to sum to 100 percent'.format([self.dataset.split.train, self.dataset.split.valid, self.dataset.split.test])",
         ),
         Rule(
             rule="self.dataset.split.train > 0 && self.dataset.split.valid > 0",
@@ -370,16 +395,14 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
             rule=f"!has(self.training.parameters) || !self.training.parameters.exists(k, {_NOT_ALLOWED})",
             field_path=".training.parameters",
             message=f"a name is not an ultralytics argument that may be set here: {_WHY_NOT_ALLOWED}",
-            message_expression=f"self.training.parameters.filter(k, {_NOT_ALLOWED})[0]"
-            f" + ' is not an ultralytics argument that may be set here: {_WHY_NOT_ALLOWED}'",
+            message_expression=f"'%s may not be set here: {_WHY_NOT_ALLOWED}'.format([self.training.parameters.filter(k, {_NOT_ALLOWED})])",
         ),
         *(_parameter_values(kind) for kind in _VALUE_PATTERNS),
         Rule(
             rule="self.training.epochs >= oldSelf.training.epochs",
             field_path=".training.epochs",
             message="can only be raised; to end a run early suspend or delete it, its checkpoints stay",
-            message_expression="'can only be raised, it is ' + string(oldSelf.training.epochs)"
-            " + ' now; to end a run early suspend or delete it, its checkpoints stay'",
+            message_expression="'can only be raised, it is %d now; to end a run early suspend or delete it, its checkpoints stay'.format([oldSelf.training.epochs])",
             reason="FieldValueForbidden",
         ),
         _frozen("lineRef"),
@@ -422,7 +445,17 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
         Resources, Meta(description="Compute resources of the stages' pods; one GPU is added for device GPU.")
     ] = msgspec.field(default_factory=lambda: Resources(requests={"cpu": "1", "memory": "4Gi"}))
     node_selector: Annotated[
-        dict[str, Annotated[str, Meta(max_length=63, pattern="^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$")]],
+        dict[
+            str,
+            Annotated[
+                str,
+                Meta(
+                    max_length=63,
+                    pattern="^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$",
+                    extra_json_schema=sentence("is no value of a label: use letters, digits, -, _ and ."),
+                ),
+            ],
+        ],
         Meta(max_length=16, description="Labels of the nodes the pods may run on."),
     ] = msgspec.field(default_factory=dict)
     tolerations: Annotated[
@@ -440,6 +473,9 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
                 max_length=63,
                 pattern="^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
                 description="RuntimeClass of the GPU pods (nvidia); the chart's when empty.",
+                extra_json_schema=sentence(
+                    "name a RuntimeClass, for example nvidia: lower-case letters, digits, - and ."
+                ),
             ),
         ]
         | None
@@ -459,6 +495,7 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
                 max_length=63,
                 pattern="^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$",
                 description="Kueue LocalQueue that the GPU Jobs are handed to.",
+                extra_json_schema=sentence("name a LocalQueue of Kueue: lower-case letters, digits, - and ."),
             ),
         ]
         | None

@@ -11,7 +11,7 @@ import pytest
 from msgspec import Meta
 
 from azaion_api.conditions import Resource
-from azaion_api.schema import Rule, structural_schema, without_none
+from azaion_api.schema import Rule, sentence, structural_schema, without_none
 
 
 class Colour(enum.StrEnum):
@@ -202,13 +202,47 @@ def test_the_docstring_and_the_rules_of_a_part_are_in_its_schema() -> None:
     assert schema["x-kubernetes-validations"] == [
         {"rule": "self.a > 0", "message": "mend it", "reason": "FieldValueInvalid"},
         {
-            "rule": "self.a > 1",
+            "rule": "!has(self.a) || (self.a > 1)",
             "message": "mend that",
             "reason": "FieldValueForbidden",
             "messageExpression": "'no ' + string(self.a)",
             "fieldPath": ".a",
         },
     ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "written"),
+    [
+        ("self.a.b > 1", ".a.b", "!has(self.a) || (self.a.b > 1)"),
+        ("self.a.b >= oldSelf.a.b", ".a.b", "!has(self.a) || !has(oldSelf.a) || (self.a.b >= oldSelf.a.b)"),
+        ("!has(self.a) || self.a.b > 1", ".a.b", "!has(self.a) || self.a.b > 1"),
+        ("size(self.metadata.name) < 9", ".metadata.name", "size(self.metadata.name) < 9"),
+        ("self.a > 1", None, "self.a > 1"),
+    ],
+)
+def test_a_rule_holds_where_the_part_it_speaks_of_is_absent(rule: str, path: str | None, written: str) -> None:
+    """The API server checks the default `{}` of a spec against the rules before it fills in the parts' defaults."""
+    assert Rule(rule=rule, message="mend it", field_path=path).to_schema()["rule"] == written
+
+
+def test_a_pattern_with_a_sentence_becomes_a_rule_that_says_it() -> None:
+    meta = Meta(max_length=9, pattern=r"^[a-z]\.pt$", description=D, extra_json_schema=sentence("name a file"))
+    assert only(Annotated[str, meta], "a.pt") == {
+        "type": "string",
+        "maxLength": 9,
+        "description": D,
+        "default": "a.pt",
+        "x-kubernetes-validations": [
+            {"rule": r'self.matches("^[a-z]\\.pt$")', "message": "name a file", "reason": "FieldValueInvalid"}
+        ],
+    }
+
+
+def test_a_pattern_with_a_sentence_lets_the_numbers_of_an_integer_or_string_pass() -> None:
+    extra = {**sentence("give a quantity"), "pattern": "^[0-9]+Gi$"}
+    (rule,) = only(Annotated[int | str, Meta(description=D, extra_json_schema=extra)])["x-kubernetes-validations"]
+    assert rule["rule"] == 'type(self) == int || self.matches("^[0-9]+Gi$")'
 
 
 def test_the_description_of_a_field_wins_over_the_docstring_of_its_part() -> None:
