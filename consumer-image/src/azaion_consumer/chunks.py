@@ -1,4 +1,4 @@
-"""Chunks: what the broker delivers at a time, many stream entries in one piece of memory.
+"""Chunks: what the broker delivers at a time, many stream entries, up to 100 MB of them.
 
 A chunk holds plain entries and sub-batches, which a producer may have compressed. The producer writes the inside of a
 sub-batch and the broker does not look at it, so it is data from outside like any message.
@@ -17,7 +17,8 @@ from azaion_consumer.messages import Rejected, RejectReason
 #: subscription, magic and version, type, entries, records, timestamp in ms, epoch, first offset, checksum, lengths of
 #: data and trailer, reserved
 DELIVER_HEAD = struct.Struct(">BbbHIqQQIIII")
-_SUB_BATCH = struct.Struct(">HII")
+#: A sub-batch's head: marker and compression (1 byte), records (2), bytes unpacked (4), bytes packed (4).
+_SUB_BATCH_HEAD_BYTES = 11
 _GZIP = 1
 #: Uncompressed size of a sub-batch that is still unpacked.
 _MAX_SUB_BATCH_BYTES = 256 * 1024 * 1024
@@ -51,49 +52,111 @@ def parse_head(data: bytes) -> ChunkHead:
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """One chunk in memory."""
+class Piece:
+    """Whole entries of a chunk, in the order they arrived; `last` when the chunk is complete and its checksum right."""
 
     head: ChunkHead
+    first_offset: int
     data: memoryview
+    last: bool
 
     @property
     def size_bytes(self) -> int:
         return len(self.data)
 
-    def check(self) -> None:
-        """Raises ChunkError when the data is not what the broker stored."""
-        if len(self.data) != self.head.data_bytes or zlib.crc32(self.data) != self.head.checksum:
-            raise ChunkError(f"the chunk at offset {self.head.first_offset} arrived damaged (checksum)")
-
-    def records(self, first_offset: int) -> Iterator[tuple[int, Buffer | Rejected]]:
-        """Offset and bytes of every record from `first_offset` on; a Rejected in place of one that cannot be unpacked.
+    def records(self, wanted_offset: int) -> Iterator[tuple[int, Buffer | Rejected]]:
+        """Offset and bytes of every record from `wanted_offset` on; a Rejected in place of one that cannot be unpacked.
 
         Raises ChunkError when the entries do not add up to the chunk.
         """
-        position, offset, data = 0, self.head.first_offset, self.data
-        try:
-            for _ in range(self.head.entries):
-                if data[position] & 0x80:
-                    kind = data[position]
-                    count, plain_bytes, size = _SUB_BATCH.unpack_from(data, position + 1)
-                    position += 1 + _SUB_BATCH.size
-                    packed = data[position : position + size]
-                    position += size
-                    for record in _sub_batch(packed, (kind >> 4) & 7, count, plain_bytes):
-                        if offset >= first_offset:
-                            yield offset, record
-                        offset += 1
-                else:
-                    size = int.from_bytes(data[position : position + 4], "big")
-                    position += 4 + size
-                    if offset >= first_offset:
-                        yield offset, data[position - size : position]
-                    offset += 1
-        except (IndexError, struct.error) as error:
-            raise ChunkError(f"the chunk at offset {self.head.first_offset} ends too early") from error
-        if position != len(data) or offset != self.head.last_offset + 1:
+        position, offset, data = 0, self.first_offset, self.data
+        while position < len(data):
+            start, position, count, kind = _entry(data, position)
+            if kind is None:
+                if offset >= wanted_offset:
+                    yield offset, data[start:position]
+            else:
+                plain_bytes = int.from_bytes(data[start - 8 : start - 4], "big")
+                for index, record in enumerate(_sub_batch(data[start:position], kind, count, plain_bytes)):
+                    if offset + index >= wanted_offset:
+                        yield offset + index, record
+            offset += count
+        if self.last and offset != self.head.last_offset + 1:
             raise ChunkError(f"the entries of the chunk at offset {self.head.first_offset} do not add up")
+
+
+class Cutter:
+    """Cuts a chunk into pieces while it arrives, so that memory holds a few pieces and not the chunk."""
+
+    def __init__(self, head: ChunkHead) -> None:
+        self.head = head
+        self._offset = head.first_offset
+        self._missing_bytes = head.data_bytes
+        self._checksum = 0
+        self._begun = bytearray()
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes of the chunk that have not arrived."""
+        return self._missing_bytes
+
+    def wanted_bytes(self, piece_bytes: int) -> int:
+        """How much to add next: up to a piece, or the rest of an entry that is larger than one."""
+        entry = _entry_bytes(self._begun)
+        return min(self._missing_bytes, max(piece_bytes, entry) - len(self._begun))
+
+    def add(self, data: bytes) -> Piece | None:
+        """Take more of the chunk; returns the entries that are complete now, None when none is.
+
+        Raises ChunkError when the chunk is complete and not what the broker stored.
+        """
+        self._checksum = zlib.crc32(data, self._checksum)
+        self._missing_bytes -= len(data)
+        self._begun += data
+        last = self._missing_bytes == 0
+        if last and self._checksum != self.head.checksum:
+            raise ChunkError(f"the chunk at offset {self.head.first_offset} arrived damaged (checksum)")
+        first = self._offset
+        end = len(self._begun) if last else self._complete_bytes()
+        if end == 0 and not last:
+            return None
+        piece = Piece(self.head, first, memoryview(self._begun)[:end], last)
+        self._begun = self._begun[end:]
+        return piece
+
+    def _complete_bytes(self) -> int:
+        """Length of the complete entries; moves the offset behind them."""
+        view, position = memoryview(self._begun), 0
+        while position < len(view):
+            size = _entry_bytes(view[position : position + _SUB_BATCH_HEAD_BYTES])
+            if size == 0 or position + size > len(view):
+                break
+            _, position, count, _ = _entry(view, position)
+            self._offset += count
+        return position
+
+
+def _entry_bytes(begun: Buffer | bytearray) -> int:
+    """Size of the entry that begins so, its head included; 0 when too little of it is there to tell."""
+    if len(begun) < 4:
+        return 0
+    if not begun[0] & 0x80:
+        return 4 + int.from_bytes(begun[:4], "big")
+    if len(begun) < _SUB_BATCH_HEAD_BYTES:
+        return 0
+    return _SUB_BATCH_HEAD_BYTES + int.from_bytes(begun[7:11], "big")
+
+
+def _entry(data: memoryview, position: int) -> tuple[int, int, int, int | None]:
+    """Where the entry at `position` has its content and its end, its records, and a sub-batch's compression."""
+    size = _entry_bytes(data[position : position + _SUB_BATCH_HEAD_BYTES])
+    end = position + size
+    if size == 0 or end > len(data):
+        raise ChunkError("an entry is longer than its chunk")
+    if not data[position] & 0x80:
+        return position + 4, end, 1, None
+    count = int.from_bytes(data[position + 1 : position + 3], "big")
+    return position + _SUB_BATCH_HEAD_BYTES, end, count, (data[position] >> 4) & 7
 
 
 def _sub_batch(packed: memoryview, compression: int, count: int, plain_bytes: int) -> Iterator[Buffer | Rejected]:

@@ -1,8 +1,8 @@
 """One connection to the broker's stream port, on rstream's client.
 
 rstream's client does the requests (login, subscribe, credit, offsets). Receiving is ours, because what rstream does
-there does not fit: it reads 256 bytes at a time, copies a chunk four times, accepts a frame of any size, asks for the
-next chunk before the last one is worked off, swallows the end of a connection, and only warns when the broker falls
+there does not fit: it reads 256 bytes at a time, holds whole chunks of up to 100 MB and copies them four times, asks for
+the next one before the last is worked off, swallows the end of a connection, and only warns when the broker falls
 silent. We also talk to the address we were given and not to the one the broker advertises, which is often not reachable
 from a pod.
 """
@@ -26,7 +26,7 @@ from rstream.connection import Connection
 from rstream.constants import Key, OffsetType
 from rstream.encoding import decode_frame
 
-from azaion_consumer.chunks import DELIVER_HEAD, Chunk, ChunkError, ChunkHead, parse_head
+from azaion_consumer.chunks import DELIVER_HEAD, ChunkError, ChunkHead, Cutter, Piece, parse_head
 from azaion_consumer.errors import BrokerError, BrokerReason
 
 log = logging.getLogger(__name__)
@@ -40,6 +40,7 @@ _CONNECT_TIMEOUT_S = 10.0
 _BOUNDS_TIMEOUT_S = 3.0
 _CLOSE_TIMEOUT_S = 1.0
 _READ_BYTES = 256 * 1024
+_PIECE_BYTES = 2 * 1024 * 1024
 #: A chunk is one frame; the broker makes none nearly as large unless a producer sends such messages.
 MAX_FRAME_BYTES = 512 * 1024 * 1024
 _FRAME_MAX_BYTES = 1024 * 1024
@@ -94,10 +95,12 @@ class _Socket(Connection):  # type: ignore[misc]
 class _Client(Client):  # type: ignore[misc]
     """rstream's client with our receiving side."""
 
-    def __init__(self, *arguments: Any, on_chunk: Callable[[Chunk], None], **options: Any) -> None:
+    def __init__(self, *arguments: Any, on_piece: Callable[[Piece], Awaitable[None]], **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._on_chunk = on_chunk
+        self._on_piece = on_piece
         self.active_s = 0.0
+        #: True while it is us who do not read on.
+        self.paused = False
         self.subscription: int | None = None
         self.bounds: asyncio.Future[ChunkHead] | None = None
         self.gone: asyncio.Future[BrokerError] = asyncio.get_running_loop().create_future()
@@ -169,27 +172,37 @@ class _Client(Client):  # type: ignore[misc]
             future.set_result(frame)
 
     async def _receive_chunk(self, size: int) -> None:
-        """Take one chunk into one piece of memory, or let it go by when nobody wants it."""
-        reader = self._conn._reader
-        head = parse_head(await reader.readexactly(DELIVER_HEAD.size))
-        size -= DELIVER_HEAD.size
+        """Take one chunk, piece by piece, or let it go by when nobody wants it (any more)."""
+        head = parse_head(await self._conn._reader.readexactly(DELIVER_HEAD.size))
+        if head.data_bytes != size - DELIVER_HEAD.size:
+            raise ChunkError(f"the chunk at offset {head.first_offset} has not the size it says")
         if head.subscription == _BOUNDS_SUBSCRIPTION and self.bounds is not None and not self.bounds.done():
             self.bounds.set_result(head)
-        wanted = head.subscription == self.subscription
-        data = bytearray(size if wanted else 0)
-        position = 0
-        while position < size:
-            piece = await reader.read(min(_READ_BYTES, size - position))
-            if not piece:
-                raise asyncio.IncompleteReadError(piece, size)
+        cutter = Cutter(head)
+        complete = False
+        while not complete and head.subscription == self.subscription:
+            piece = cutter.add(await self._read(cutter.wanted_bytes(_PIECE_BYTES)))
+            if piece is not None and head.subscription == self.subscription:
+                # Waiting here lets the socket fill up, which is how the broker learns to wait.
+                self.paused = True
+                await self._on_piece(piece)
+                self.paused = False
+            complete = cutter.missing_bytes == 0
+        rest = cutter.missing_bytes
+        while rest:
+            rest -= len(await self._read(min(_PIECE_BYTES, rest)))
+
+    async def _read(self, size: int) -> bytes:
+        """That many bytes; every arrival is a sign of life."""
+        parts = []
+        while size:
+            part = await self._conn._reader.read(min(_READ_BYTES, size))
+            if not part:
+                raise asyncio.IncompleteReadError(part, size)
             self.active_s = asyncio.get_running_loop().time()
-            if wanted:
-                data[position : position + len(piece)] = piece
-            position += len(piece)
-        if wanted and head.subscription == self.subscription:
-            chunk = Chunk(head, memoryview(data))
-            chunk.check()
-            self._on_chunk(chunk)
+            parts.append(part)
+            size -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 class StreamConnection:
@@ -207,7 +220,7 @@ class StreamConnection:
         return self._client.gone
 
     async def subscribe(self, position: Position) -> None:
-        """Begin to read there, with credit for one chunk; chunks go to the `on_chunk` of `connect`."""
+        """Begin to read there, with credit for one chunk; what comes goes to the `on_piece` of `connect`."""
         number = next(self._subscriptions)
         self._client.subscription = number
         await self._subscribe(number, position)
@@ -268,6 +281,8 @@ class StreamConnection:
         loop = asyncio.get_running_loop()
         limit_s = self._client.silence_limit_s
         while limit_s is not None:
+            if self._client.paused:
+                self._client.active_s = loop.time()
             left_s = self._client.active_s + limit_s - loop.time()
             if left_s <= 0:
                 self._client.fail(
@@ -281,11 +296,12 @@ class StreamConnection:
 
 
 async def connect(
-    endpoint: Endpoint, credentials: Credentials, name: str, on_chunk: Callable[[Chunk], None]
+    endpoint: Endpoint, credentials: Credentials, name: str, on_piece: Callable[[Piece], Awaitable[None]]
 ) -> StreamConnection:
     """Connect and log in. Raises BrokerError with the reason.
 
-    `on_chunk` gets every chunk of the present subscription, on the event loop; it returns at once and never raises.
+    `on_piece` gets every chunk of the present subscription, piece by piece; nothing more is read until it returns. It
+    never raises.
     """
     with _mapped(endpoint):
         client = _Client(
@@ -297,7 +313,7 @@ async def connect(
             connection_name=name,
             # Without one it logs the trace of every lost connection.
             connection_closed_handler=lambda _information: None,
-            on_chunk=on_chunk,
+            on_piece=on_piece,
         )
         try:
             await client.start()

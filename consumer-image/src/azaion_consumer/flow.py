@@ -1,47 +1,61 @@
-"""How many chunks to ask the broker for: enough to keep it busy, few enough for the memory we may use.
+"""How many chunks to ask the broker for, and how much of what comes may wait for the disk.
 
-The broker sends one chunk for each credit, whatever its size: a hundred small messages, or thirty images in 25 MB.
+The broker sends one chunk for each credit, whatever its size: a hundred small messages, or a hundred images in 100 MB.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
 
-#: Chunks received and asked for may hold this much together, by the size of the largest seen lately; one chunk being
-#: worked off and one under way are always allowed.
-BUDGET_BYTES = 24 * 1024 * 1024
-MAX_CREDIT = 10
+#: Received and not yet written; more stays in the socket.
+BUDGET_BYTES = 16 * 1024 * 1024
+#: Asked for and not yet received, by the size of the largest chunk seen lately; one is always asked for.
+_AHEAD_BYTES = 4 * 1024 * 1024
+_MAX_CREDIT = 10
 
 
-@dataclass
 class Flow:
-    """Counts what is asked for and what waits."""
+    """Counts what is asked for and what waits. Belongs to the event loop."""
 
-    outstanding: int = 1
-    waiting_chunks: int = 0
-    waiting_bytes: int = 0
-    largest_bytes: int = 0
+    def __init__(self) -> None:
+        self._outstanding = 1
+        self._waiting_bytes = 0
+        self._largest_bytes = 0
+        self._closed = False
+        self._room = asyncio.Event()
+        self._room.set()
 
-    def received(self, size_bytes: int) -> None:
-        self.outstanding = max(0, self.outstanding - 1)
-        self.waiting_chunks += 1
-        self.waiting_bytes += size_bytes
-        # Forget a large chunk slowly when smaller ones follow.
-        self.largest_bytes = max(size_bytes, self.largest_bytes * 7 // 8)
+    @property
+    def is_empty(self) -> bool:
+        """Nothing waits for the disk."""
+        return self._waiting_bytes == 0
+
+    async def add(self, size_bytes: int) -> bool:
+        """Wait for room and count a piece that waits from now on; False when closed meanwhile."""
+        await self._room.wait()
+        if self._closed:
+            return False
+        self._waiting_bytes += size_bytes
+        if self._waiting_bytes > BUDGET_BYTES:
+            self._room.clear()
+        return True
 
     def worked_off(self, size_bytes: int) -> None:
-        self.waiting_chunks -= 1
-        self.waiting_bytes -= size_bytes
+        self._waiting_bytes -= size_bytes
+        if self._waiting_bytes <= BUDGET_BYTES:
+            self._room.set()
 
-    def take_credit(self) -> int:
-        """Chunks to ask for now; they count as outstanding from here on."""
-        credit = 0
-        while self.outstanding + credit < MAX_CREDIT and self._allows(self.outstanding + credit):
-            credit += 1
-        self.outstanding += credit
+    def close(self) -> None:
+        """Let those who wait for room go."""
+        self._closed = True
+        self._room.set()
+
+    def credit_after(self, chunk_bytes: int) -> int:
+        """Chunks to ask for when one of that size has come; they count as asked for from here on."""
+        self._outstanding = max(0, self._outstanding - 1)
+        # Forget a large chunk slowly when smaller ones follow.
+        self._largest_bytes = max(chunk_bytes, self._largest_bytes * 7 // 8)
+        wanted = max(1, min(_MAX_CREDIT, _AHEAD_BYTES // max(1, self._largest_bytes)))
+        credit = max(0, wanted - self._outstanding)
+        self._outstanding += credit
         return credit
-
-    def _allows(self, outstanding: int) -> bool:
-        if outstanding == 0 and self.waiting_chunks <= 1:
-            return True
-        return self.waiting_bytes + (outstanding + 1) * self.largest_bytes <= BUDGET_BYTES

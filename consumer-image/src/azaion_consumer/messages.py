@@ -315,7 +315,7 @@ class Decoder:
 
     def _remember(self, given: frozenset[str]) -> None:
         """Keep a decoder for objects with just these keys; it refuses any other, so it agrees with the general way."""
-        if given == self._typed_keys or len(given) > _MAX_TYPED_KEYS:
+        if given == self._typed_keys or len(given) > _MAX_TYPED_KEYS or not all(map(_names_a_field, given)):
             return
         spelling = _spelling(given)
         types: dict[str, Any] = {
@@ -333,10 +333,15 @@ class Decoder:
                 *((field, Any, None) for field in others),
             ],
             # A field this spelling lacks gets a key no other can be taken for.
-            rename={field: f"\0{field}" for field in optional} | spelling | others,
+            rename={field: f"\x7f{field}" for field in optional} | spelling | others,
             forbid_unknown_fields=True,
         )
         self._typed, self._typed_keys = msgspec.json.Decoder(list[struct]), given  # type: ignore[valid-type]
+
+
+def _names_a_field(key: str) -> bool:
+    """Whether msgspec takes the key as a field's name."""
+    return not any(character in '\\"' or character < " " for character in key)
 
 
 def _spelling(given: Iterable[str]) -> dict[str, str]:

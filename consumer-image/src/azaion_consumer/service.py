@@ -17,7 +17,7 @@ from azaion_api.annotation_ingest import StartFrom, StartFromType
 from azaion_api.names import INGEST_REPORT_KEY
 from azaion_api.report import IngestReport
 from azaion_api.reporter import Reporter, sink_for, utc_now
-from azaion_consumer.chunks import Chunk
+from azaion_consumer.chunks import Piece
 from azaion_consumer.connection import Position, StreamConnection, connect
 from azaion_consumer.credentials import read_credentials
 from azaion_consumer.errors import BrokerError, BrokerReason, StorageError, storage_error
@@ -137,7 +137,7 @@ class Service:
         """One connection, from login to loss. Raises BrokerError; returns when stopping."""
         secret = self._settings.task.spec.stream.credentials_secret_ref.name
         credentials = read_credentials(self._settings.credentials, secret)
-        connecting = asyncio.create_task(connect(self._endpoint, credentials, self._reference, self._take_chunk))
+        connecting = asyncio.create_task(connect(self._endpoint, credentials, self._reference, self._take_piece))
         connection = await self._unless_stopping(connecting)
         if connection is None:
             return
@@ -203,9 +203,9 @@ class Service:
             )
         return Position(OffsetType.OFFSET, committed + 1)
 
-    def _take_chunk(self, chunk: Chunk) -> None:
+    async def _take_piece(self, piece: Piece) -> None:
         if self._session is not None:
-            self._session.take_chunk(chunk)
+            await self._session.take_piece(piece)
 
     # ---- storage ----
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rstream.constants import OffsetType
 
-from azaion_consumer.chunks import Chunk, ChunkError
+from azaion_consumer.chunks import ChunkError, Piece
 from azaion_consumer.connection import Position, StreamConnection
 from azaion_consumer.errors import BrokerError, BrokerReason, ConsumerError, StorageError, storage_error
 from azaion_consumer.flow import Flow
@@ -53,22 +53,26 @@ class Session:
         self._events = events
         self._loop = asyncio.get_running_loop()
         self._flow = Flow()
-        self._worked_off = asyncio.Event()
+        self._credit = 0
+        self._credit_wanted = asyncio.Event()
         self._received_s = self._loop.time()
         self._received_offset: int | None = None
         self._committed_offset = record.offset
         self._stored_offset = record.offset
         self._writer = Writer(
-            storage, decoder, record, WriterEvents(self._chunk_staged, self._batch_committed, events.on_rejected)
+            storage, decoder, record, WriterEvents(self._piece_staged, self._batch_committed, events.on_rejected)
         )
 
-    def take_chunk(self, chunk: Chunk) -> None:
-        """The connection's `on_chunk` while this session lasts."""
+    async def take_piece(self, piece: Piece) -> None:
+        """The connection's `on_piece` while this session lasts; waits while enough is waiting for the disk."""
         self._received_s = self._loop.time()
-        self._received_offset = chunk.head.last_offset
-        self._flow.received(chunk.size_bytes)
-        self._writer.offer(chunk)
-        self._worked_off.set()
+        if not await self._flow.add(piece.size_bytes):
+            return
+        self._writer.offer(piece)
+        if piece.last:
+            self._received_offset = piece.head.last_offset
+            self._credit += self._flow.credit_after(piece.head.data_bytes)
+            self._credit_wanted.set()
 
     async def run(self, position: Position, stopping: asyncio.Event) -> None:
         """Read and file from `position` until `stopping`, then finish the batch.
@@ -80,7 +84,7 @@ class Session:
         committer = asyncio.create_task(asyncio.to_thread(self._writer.run_committer), name="committer")
         helpers = {
             asyncio.create_task(stopping.wait(), name="stopping"),
-            asyncio.create_task(self._grant_credit(), name="credit"),
+            asyncio.create_task(self._ask_for_chunks(), name="credit"),
             asyncio.create_task(self._follow_end(), name="end of stream"),
             asyncio.create_task(self._store_offsets(), name="offsets"),
         }
@@ -90,6 +94,7 @@ class Session:
             waiting: set[asyncio.Future[Any]] = {stager, committer, self._connection.gone, *helpers}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._flow.close()
             self._writer.close()
             for helper in helpers:
                 helper.cancel()
@@ -125,14 +130,12 @@ class Session:
                 raise BrokerError(BrokerReason.DISCONNECTED, str(error)) from error
             raise error
 
-    async def _grant_credit(self) -> None:
-        """Ask for more chunks as those before are worked off."""
+    async def _ask_for_chunks(self) -> None:
         while True:
-            await self._worked_off.wait()
-            self._worked_off.clear()
-            credit = self._flow.take_credit()
-            if credit:
-                await self._connection.credit(credit)
+            await self._credit_wanted.wait()
+            self._credit_wanted.clear()
+            credit, self._credit = self._credit, 0
+            await self._connection.credit(credit)
 
     async def _follow_end(self) -> None:
         """Keep an eye on where the stream ends: while we are idle it ends where we are, else the broker is asked."""
@@ -140,7 +143,7 @@ class Session:
         while True:
             await asyncio.sleep(_IDLE_S)
             now_s = self._loop.time()
-            idle = self._flow.outstanding > 0 and now_s - self._received_s >= _IDLE_S
+            idle = self._flow.is_empty and now_s - self._received_s >= _IDLE_S
             if idle and self._received_offset is not None:
                 self._events.on_last_offset(self._received_offset)
             elif not idle and now_s - asked_s >= _LAG_INTERVAL_S:
@@ -162,13 +165,8 @@ class Session:
 
     # ---- from the writer's threads ----
 
-    def _chunk_staged(self, chunk: Chunk) -> None:
-        size_bytes = chunk.size_bytes
-        self._loop.call_soon_threadsafe(self._chunk_worked_off, size_bytes)
-
-    def _chunk_worked_off(self, size_bytes: int) -> None:
-        self._flow.worked_off(size_bytes)
-        self._worked_off.set()
+    def _piece_staged(self, piece: Piece) -> None:
+        self._loop.call_soon_threadsafe(self._flow.worked_off, piece.size_bytes)
 
     def _batch_committed(self, committed: Committed) -> None:
         self._committed_offset = committed.record.offset

@@ -1,8 +1,8 @@
 """Two threads between the broker and the disk, so that decoding, writing and syncing overlap with reading.
 
-The stager takes chunks, decodes their messages and writes the files they bring; the committer makes what has gathered
-meanwhile durable and puts it in place (the order is in storage). Whatever goes wrong ends both: the caller opens the
-storage again and begins anew after the last committed offset, so no message is ever skipped.
+The stager takes pieces of chunks, decodes their messages and writes the files they bring; the committer makes what has
+gathered meanwhile durable and puts it in place (the order is in storage). Whatever goes wrong ends both: the caller
+opens the storage again and begins anew after the last committed offset, so no message is ever skipped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from azaion_consumer.amqp import Buffer
-from azaion_consumer.chunks import Chunk
+from azaion_consumer.chunks import Piece
 from azaion_consumer.filing import stage, stage_rejected
 from azaion_consumer.messages import Decoder, Message, Rejected, RejectReason
 from azaion_consumer.steps import Step
@@ -27,7 +27,7 @@ from azaion_consumer.storage import OffsetRecord, Storage
 
 @dataclass(frozen=True)
 class BatchLimits:
-    """What may gather before the stager waits for the committer."""
+    """What may gather before the stager waits for the committer; one chunk more is possible."""
 
     messages: int = 4096
     size_bytes: int = 64 * 1024 * 1024
@@ -59,7 +59,7 @@ class Committed:
 class WriterEvents:
     """What the writer tells, from its own threads; the callbacks return at once."""
 
-    on_chunk_staged: Callable[[Chunk], None]
+    on_piece_staged: Callable[[Piece], None]
     on_committed: Callable[[Committed], None]
     on_rejected: Callable[[int, Rejected], None]
 
@@ -81,17 +81,20 @@ class Writer:
         self._limits = limits or BatchLimits()
         #: What the offset file will say once everything taken so far is durable.
         self._record = record
-        self._next_offset = -1 if record.offset is None else record.offset + 1
+        self._next_offset = 0 if record.offset is None else record.offset + 1
         self._changed = threading.Condition()
-        self._chunks: deque[Chunk] = deque()
+        self._pieces: deque[Piece] = deque()
+        #: What the committer takes next.
         self._batch = Batch()
+        #: Staged from the chunk that is still arriving; joins the batch when the chunk's checksum is known to be right.
+        self._arriving = Batch()
         self._closing = False
         self._stager_done = False
 
-    def offer(self, chunk: Chunk) -> None:
-        """Hand over the next chunk; returns at once. The caller bounds how many it offers."""
+    def offer(self, piece: Piece) -> None:
+        """Hand over the next piece of a chunk; returns at once. The caller bounds how much it offers."""
         with self._changed:
-            self._chunks.append(chunk)
+            self._pieces.append(piece)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -103,11 +106,14 @@ class Writer:
     def run_stager(self) -> None:
         """Stage messages until closed. Raises OSError (nothing after the failing message is staged) and ChunkError."""
         try:
-            while (chunk := self._next_chunk()) is not None:
-                for offset, entry in chunk.records(max(self._next_offset, 0)):
-                    if not self._stage(offset, entry):
+            while (piece := self._next_piece()) is not None:
+                for offset, entry in piece.records(self._next_offset):
+                    if self._closing:
                         return
-                self._events.on_chunk_staged(chunk)
+                    self._stage(offset, entry)
+                if piece.last:
+                    self._join_batch()
+                self._events.on_piece_staged(piece)
         finally:
             with self._changed:
                 self._stager_done = True
@@ -125,43 +131,44 @@ class Writer:
         finally:
             self.close()
 
-    def _next_chunk(self) -> Chunk | None:
+    def _next_piece(self) -> Piece | None:
         with self._changed:
-            self._changed.wait_for(lambda: self._chunks or self._closing)
-            return None if self._closing else self._chunks.popleft()
+            self._changed.wait_for(lambda: self._pieces or self._closing)
+            return None if self._closing else self._pieces.popleft()
 
-    def _stage(self, offset: int, entry: Buffer | Rejected) -> bool:
-        """Decode one entry and write what it brings; False when closed meanwhile."""
+    def _stage(self, offset: int, entry: Buffer | Rejected) -> None:
+        """Decode one entry and write what it brings."""
+        batch = self._arriving
         payload: Buffer = b"" if isinstance(entry, Rejected) else entry
-        operation: str | None = None
-        reason: RejectReason | None = None
         try:
             if isinstance(entry, Rejected):
                 raise entry
             message = self._decoder.decode(entry)
         except Rejected as rejected:
-            reason = rejected.reason
-            step: Step = stage_rejected(offset, payload, rejected, self._storage)
+            batch.steps.append(stage_rejected(offset, payload, rejected, self._storage))
+            batch.rejected[rejected.reason] += 1
             self._events.on_rejected(offset, rejected)
         else:
-            operation = operation_of(message)
-            step = stage(message, self._storage)
+            batch.steps.append(stage(message, self._storage))
+            batch.processed[operation_of(message)] += 1
+        batch.size_bytes += len(payload)
+        batch.last_offset = offset
+        self._next_offset = offset + 1
+
+    def _join_batch(self) -> None:
+        """Hand what is staged of a complete chunk to the committer, once it has room."""
+        arriving, self._arriving = self._arriving, Batch()
+        if not arriving.steps:
+            return
         with self._changed:
             self._changed.wait_for(lambda: self._closing or not self._is_full())
-            if self._closing:
-                return False
             batch = self._batch
-            batch.steps.append(step)
-            batch.size_bytes += len(payload)
-            batch.last_offset = offset
-            if operation is not None:
-                batch.processed[operation] += 1
-            if reason is not None:
-                batch.rejected[reason] += 1
-            if len(batch.steps) == 1:
-                self._changed.notify_all()
-        self._next_offset = offset + 1
-        return True
+            batch.steps += arriving.steps
+            batch.size_bytes += arriving.size_bytes
+            batch.last_offset = arriving.last_offset
+            batch.processed += arriving.processed
+            batch.rejected += arriving.rejected
+            self._changed.notify_all()
 
     def _is_full(self) -> bool:
         return len(self._batch.steps) >= self._limits.messages or self._batch.size_bytes >= self._limits.size_bytes
