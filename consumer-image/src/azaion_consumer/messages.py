@@ -340,8 +340,8 @@ class Decoder:
 
 
 def _names_a_field(key: str) -> bool:
-    """Whether msgspec takes the key as a field's name."""
-    return not any(character in '\\"' or character < " " for character in key)
+    """Whether msgspec takes the key as a field's name, and it is none of those kept for absent fields."""
+    return not any(character in '\\"\x7f' or character < " " for character in key)
 
 
 def _spelling(given: Iterable[str]) -> dict[str, str]:
