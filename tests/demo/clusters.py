@@ -6,7 +6,8 @@ import os
 import re
 import shlex
 import sys
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -104,9 +105,10 @@ class CurrentCluster:
                 [f"kubectl -n {NAMESPACE} get azaion", f"helm -n {NAMESPACE} list"],
             )
         terminal.line(access.kubectl("get", "nodes", "-o", "wide"))
-        self._confirm(
+        confirm(
             f"Install into the namespace {NAMESPACE} of {context} (the chart with its CRDs, a RabbitMQ) "
-            "and train on its CPU?"
+            "and train on its CPU?",
+            self.yes,
         )
         return access
 
@@ -128,7 +130,7 @@ class CurrentCluster:
         load += names
         for command in (build, load):
             terminal.line("$ " + shlex.join(command))
-        self._confirm("Run these two commands?")
+        confirm("Run these two commands?", self.yes)
         for command in (build, load):
             stream_output(command, {}, lambda line: terminal.line(f"| {line}"))
 
@@ -144,7 +146,7 @@ class CurrentCluster:
             return
         if not _made_by_demo(namespace):
             raise DemoError(f"the namespace {NAMESPACE} of {context} was not made by the demo: it stays")
-        self._confirm(f"Delete the namespace {NAMESPACE} of {context} with its annotations, runs and models?")
+        confirm(f"Delete the namespace {NAMESPACE} of {context} with its annotations, runs and models?", self.yes)
         claims = access.items("persistentvolumeclaims")
         with suppress(CommandError):  # the definitions may be gone already
             access.kubectl("delete", ",".join(PLURALS.values()), "--all", "--wait")
@@ -168,14 +170,28 @@ class CurrentCluster:
         if there and not any(access.items(name, "--all-namespaces") for name in there):
             access.kubectl("delete", "customresourcedefinition", *there)
 
-    def _confirm(self, question: str) -> None:
-        """Ask on the terminal; DemoError when the answer is not yes or there is nobody to ask."""
-        if self.yes:
-            return
-        if not sys.stdin.isatty():
-            raise DemoError(f"{question} Nobody can be asked here; --yes goes on without asking")
-        if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-            raise DemoError("stopped before anything was done")
+
+@contextmanager
+def test_cluster(name: str, terminal: Terminal, images: Sequence[str]) -> Iterator[Access]:
+    """A fresh test cluster with these images, removed at the end."""
+    cluster = TestCluster(name, keep=False)
+    try:
+        access = cluster.start(terminal)
+        _stream(terminal, "tests/cluster/images.py", "build", *images)
+        _stream(terminal, "tests/cluster/images.py", "load", "--name", name, *images)
+        yield access
+    finally:
+        cluster.remove(terminal)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on the terminal; DemoError when the answer is not yes or there is nobody to ask."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise DemoError(f"{question} Nobody can be asked here; --yes goes on without asking")
+    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise DemoError("stopped before anything was done")
 
 
 def chart_version() -> str:

@@ -244,9 +244,14 @@ SHOWN_SERIES = (
 )
 
 
+def demo_spec() -> TrainingRunSpec:
+    """The run the demo applies."""
+    return msgspec.convert(document(SAMPLES / "trainingrun-demo.yaml")["spec"], TrainingRunSpec)
+
+
 def demo_scenes() -> list[Scene]:
     """Every scene of the demo, each made from the originals of the split that the run will put its name into."""
-    spec = msgspec.convert(document(SAMPLES / "trainingrun-demo.yaml")["spec"], TrainingRunSpec)
+    spec = demo_spec()
     plan = SplitPlan(spec.dataset.seed, spec.dataset.split, spec.dataset.group_by)
     return list(make_scenes(assign(scene_names(SCENES), plan, {}), spec.training.image_size))
 

@@ -69,7 +69,7 @@ FIELDS = [
 
 def field(kind: str, path: str) -> dict[str, Any]:
     """Schema of a field; KeyError when there is none."""
-    schema = SCHEMAS[kind]
+    schema: dict[str, Any] = SCHEMAS[kind]
     for part in path.split("."):
         schema = schema["properties"][part]
     return schema
