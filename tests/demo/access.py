@@ -200,7 +200,7 @@ def _answers(port: int) -> bool:
         return False
 
 
-def test_cluster_environment(name: str) -> dict[str, str]:
+def environment_of(name: str) -> dict[str, str]:
     """KUBECONFIG and PATH of a test cluster that is up. Raises CommandError."""
     said = output_of([sys.executable, "tests/cluster/cluster.py", "env", "--name", name], {}).decode()
     found = {}

@@ -24,7 +24,7 @@ if str(Path(__file__).resolve().parents[2]) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.demo.access import Access, CommandError, DemoError, Object, wait_for
-from tests.demo.clusters import REPOSITORY, chart_version, confirm, load_command, missing_images, test_cluster
+from tests.demo.clusters import REPOSITORY, chart_version, confirm, fresh_cluster, load_command, missing_images
 from tests.demo.terminal import Terminal
 
 from azaion_api.layout import UID
@@ -277,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             context = access.kubectl("config", "current-context").strip()
             confirm(f"Run a pod in a namespace {PROBE_NAMESPACE} of {context} and remove it again?", options.yes)
             return check(access, terminal)
-        with test_cluster("check", terminal, images=("operator",)) as access:
+        with fresh_cluster("check", terminal, images=("operator",)) as access:
             return check(access, terminal)
     except DemoError as error:
         terminal.line(f"cluster-check: {error}", indent=0)

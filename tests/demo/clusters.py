@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from tests.demo.access import (
     ROOT,
@@ -17,9 +17,9 @@ from tests.demo.access import (
     CommandError,
     DemoError,
     Object,
+    environment_of,
     output_of,
     stream_output,
-    test_cluster_environment,
 )
 from tests.demo.terminal import Terminal
 
@@ -56,6 +56,9 @@ class Place(Protocol):
 class TestCluster:
     """A cluster of the demo's own, from the programs in tests/cluster."""
 
+    #: Not a test class, whatever pytest makes of its name.
+    __test__: ClassVar[bool] = False
+
     name: str
     keep: bool
 
@@ -66,7 +69,7 @@ class TestCluster:
             _stream(terminal, "tests/cluster/cluster.py", "down", "--name", self.name)
         if not self._is_up():
             _stream(terminal, "tests/cluster/cluster.py", "up", "--name", self.name)
-        return Access(NAMESPACE, test_cluster_environment(self.name))
+        return Access(NAMESPACE, environment_of(self.name))
 
     def bring_images(self, access: Access, terminal: Terminal) -> None:
         _stream(terminal, "tests/cluster/images.py", "build")
@@ -172,7 +175,7 @@ class CurrentCluster:
 
 
 @contextmanager
-def test_cluster(name: str, terminal: Terminal, images: Sequence[str]) -> Iterator[Access]:
+def fresh_cluster(name: str, terminal: Terminal, images: Sequence[str]) -> Iterator[Access]:
     """A fresh test cluster with these images, removed at the end."""
     cluster = TestCluster(name, keep=False)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -173,6 +174,7 @@ class Demo:
                     raise DemoError(f"the run failed: {status.get('message', '')}", look)
                 if self._terminal.elapsed_s > deadline_s:
                     break
+            time.sleep(1)
         raise DemoError(f"the run did not finish within {RUN_TIMEOUT_S / 60:.0f} minutes", look)
 
     def _show_results(self) -> None:
