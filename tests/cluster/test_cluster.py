@@ -7,6 +7,7 @@ import os
 import shlex
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,7 @@ def test_names_of_services_resolve_for_commands_run_in_the_cluster(cluster: Clus
 
 
 def test_logs_exec_and_port_forward_work_from_the_machine(cluster: Cluster, kubectl: Kubectl) -> None:
-    kubectl.apply(pod("talker", "echo ready; exec nc -lk -p 7000 -e echo hello"))
+    kubectl.apply(pod("talker", "echo ready; echo hello > /tmp/index.html; exec httpd -f -p 7000 -h /tmp"))
     eventually("the talker to run", lambda: kubectl.phase("talker") == "Running")
     in_namespace = f"--namespace={NAMESPACE}"
     assert eventually("a line of log", lambda: kubectl("logs", "talker", in_namespace)) == "ready"
@@ -194,16 +195,10 @@ def test_logs_exec_and_port_forward_work_from_the_machine(cluster: Cluster, kube
     ) as forward:
         assert forward.stdout is not None
         port = int(forward.stdout.readline().split(" -> ")[0].rpartition(":")[2])
-        answer = subprocess.run(
-            ["busybox", "nc", "-w", "10", "127.0.0.1", str(port)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=30,
-        )
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30) as answer:
+            text = answer.read()
         forward.terminate()
-    assert answer.stdout == "hello\n"
+    assert text == b"hello\n"
 
 
 def test_the_gpu_is_given_to_one_pod_at_a_time_and_every_holder_is_on_record(

@@ -47,7 +47,7 @@ class Component:
     command: Sequence[str]
     environment: Mapping[str, str] = field(default_factory=dict)
     needs_listener: bool = False
-    # The socket or port that must answer before the next component is worth starting.
+    # What must answer before the next component is worth starting: a socket, or the API server's port.
     wait_for: Path | int | None = None
 
 
@@ -111,6 +111,8 @@ def _kubelet_config(spec: ClusterSpec) -> dict[str, Any]:
         "failSwapOn": False,
         "enforceNodeAllocatable": [],
         "makeIPTablesUtilChains": False,
+        # How soon a device that came or went is seen in the node's status.
+        "nodeStatusUpdateFrequency": "2s",
         # A developer's disk is often nearly full, and an image collected here cannot be pulled again.
         "imageGCHighThresholdPercent": 100,
         "imageGCLowThresholdPercent": 99,

@@ -42,6 +42,7 @@ from testcluster.supervisor import cgroup_directories
 
 _READY_TIMEOUT_S = 120.0
 _DOWN_TIMEOUT_S = 60.0
+_PORT_TIMEOUT_S = 3.0
 _PIN_LABEL = "io.cri-containerd.pinned=pinned"
 
 
@@ -60,22 +61,24 @@ def _free_port() -> int:
         return port
 
 
-def _listener(preferred_port: int | None) -> socket.socket:
-    """A listening socket in the machine's network, at the port of the last start where that is still free."""
-    for port in [preferred_port] if preferred_port else []:
+def _listener(preferred_port: int) -> socket.socket:
+    """A listening socket in the machine's network, at the port of the last start unless somebody else has it now."""
+    # The last start's processes may still be closing theirs.
+    deadline_s = time.monotonic() + _PORT_TIMEOUT_S
+    while True:
+        port = preferred_port if time.monotonic() < deadline_s else 0
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
             listener.listen(1024)
-        except OSError:
+        except OSError as error:
             listener.close()
+            if port == 0:
+                raise ClusterError(f"no port of 127.0.0.1 can be listened on: {error}") from error
+            time.sleep(0.05)
         else:
             return listener
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.bind(("127.0.0.1", 0))
-    listener.listen(1024)
-    return listener
 
 
 @dataclass(frozen=True)

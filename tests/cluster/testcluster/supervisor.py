@@ -7,11 +7,13 @@ goes its network and its mounts: whoever kills this process removes the whole cl
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import selectors
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -240,8 +242,13 @@ class Supervisor:
     def _await(self, process: _Process) -> None:
         """Let the cluster go on until the component answers, so that what depends on it need not retry."""
         wanted = process.component.wait_for
+        if wanted is None:
+            return
         deadline_s = time.monotonic() + _WAIT_FOR_TIMEOUT_S
-        while wanted is not None and not self._stopping and not _answers(wanted):
+        tls = ssl.create_default_context(cafile=str(self._spec.layout.pki / "ca.crt"))
+        while not self._stopping:
+            if _listens(wanted) if isinstance(wanted, Path) else _api_is_ready(wanted, tls):
+                return
             if time.monotonic() > deadline_s:
                 _log(f"{process.component.name}: still not answering at {wanted}; going on without it")
                 return
@@ -355,15 +362,25 @@ class Supervisor:
         return {"error": f"no command {command!r}"}
 
 
-def _answers(wanted: Path | int) -> bool:
-    family = socket.AF_UNIX if isinstance(wanted, Path) else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1)
         try:
-            probe.connect(str(wanted) if isinstance(wanted, Path) else ("127.0.0.1", wanted))
+            probe.connect(str(path))
         except OSError:
             return False
     return True
+
+
+def _api_is_ready(port: int, tls: ssl.SSLContext) -> bool:
+    connection = http.client.HTTPSConnection("127.0.0.1", port, context=tls, timeout=1)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 # One question for the A record of kubernetes.default.svc.cluster.local.

@@ -85,9 +85,12 @@ func (p *gpuPlugin) Allocate(_ context.Context, request *devices.AllocateRequest
 	return response, nil
 }
 
-// serve registers with the kubelet and serves until the kubelet, having restarted, has removed our socket.
+// serve registers with the kubelet, if it is there, and serves until the kubelet, having restarted, has removed our socket.
 func (p *gpuPlugin) serve(ctx context.Context) error {
 	path := filepath.Join(devices.DevicePluginPath, gpuSocket)
+	if _, err := os.Stat(devices.KubeletSocket); err != nil {
+		return nil // the kubelet is not there yet; the caller tries again
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

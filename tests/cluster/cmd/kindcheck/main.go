@@ -20,6 +20,9 @@ import (
 //go:linkname kindLoad sigs.k8s.io/kind/pkg/internal/apis/config/encoding.Load
 func kindLoad(path string) (unsafe.Pointer, error)
 
+//go:linkname kindDefault sigs.k8s.io/kind/pkg/internal/apis/config.SetDefaultsCluster
+func kindDefault(cluster unsafe.Pointer)
+
 //go:linkname kindValidate sigs.k8s.io/kind/pkg/internal/apis/config.(*Cluster).Validate
 func kindValidate(cluster unsafe.Pointer) error
 
@@ -37,6 +40,7 @@ func main() {
 	path := os.Args[1]
 	cluster, err := kindLoad(path)
 	if err == nil {
+		kindDefault(cluster) // as kind does once the command line has been applied
 		err = kindValidate(cluster)
 	}
 	if err != nil {
