@@ -1,8 +1,8 @@
 """One connection to the broker's stream port, on rstream's client.
 
 rstream's client does the requests (login, subscribe, credit, offsets). Receiving is ours, because what rstream does
-there does not fit: it reads 256 bytes at a time, holds whole chunks of up to 100 MB and copies them four times, asks for
-the next one before the last is worked off, swallows the end of a connection, and only warns when the broker falls
+there does not fit: it reads 256 bytes at a time, holds whole chunks of up to 100 MB and copies them four times, asks
+for the next one before the last is worked off, swallows the end of a connection, and only warns when the broker falls
 silent. We also talk to the address we were given and not to the one the broker advertises, which is often not reachable
 from a pod.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator
@@ -121,11 +122,13 @@ class _Client(Client):  # type: ignore[misc]
             while True:
                 await self._receive()
         except (asyncio.IncompleteReadError, OSError) as error:
-            reason = str(error) if isinstance(error, OSError) else "it closed the connection"
-            self.fail(BrokerError(BrokerReason.DISCONNECTED, f"the connection to the broker is lost: {reason}"))
+            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "it was closed"
+            message = f"the connection to the broker {self.host}:{self.port} is lost: {why}"
+            self.fail(BrokerError(BrokerReason.DISCONNECTED, message))
         except (ChunkError, ValueError, KeyError) as error:
             # A frame that cannot be understood: what follows it cannot either.
-            self.fail(BrokerError(BrokerReason.DISCONNECTED, f"the broker sent something not understood: {error}"))
+            message = f"the broker {self.host}:{self.port} sent something not understood: {error}"
+            self.fail(BrokerError(BrokerReason.DISCONNECTED, message))
         except BrokerError as error:
             self.fail(error)
 
@@ -152,7 +155,7 @@ class _Client(Client):  # type: ignore[misc]
         reader = self._conn._reader
         size = int.from_bytes(await reader.readexactly(4), "big")
         if not 4 <= size <= MAX_FRAME_BYTES:
-            raise ValueError(f"a frame of {size} bytes (is {self.host}:{self.port} the broker's stream port?)")
+            raise ValueError(f"a frame of {size} bytes; is this the broker's stream port?")
         head = await reader.readexactly(4)
         # rstream's heartbeat sender looks at its own mark and would warn.
         self._last_heartbeat = self.active_s = asyncio.get_running_loop().time()
@@ -161,7 +164,9 @@ class _Client(Client):  # type: ignore[misc]
             return
         frame = decode_frame(head + await reader.readexactly(size - 4))
         if isinstance(frame, schema.Close):
-            raise BrokerError(BrokerReason.DISCONNECTED, f"the broker closed the connection: {frame.reason}")
+            raise BrokerError(
+                BrokerReason.DISCONNECTED, f"the broker {self.host}:{self.port} closed the connection: {frame.reason}"
+            )
         if isinstance(frame, schema.MetadataUpdate):
             raise BrokerError(
                 BrokerReason.DISCONNECTED,
@@ -318,6 +323,10 @@ async def connect(
         try:
             await client.start()
             await client.authenticate(endpoint.virtual_host, credentials.username, credentials.password)
+        except BrokerError as error:
+            await _close(client)
+            # Lost before we were in: nothing that speaks our protocol is there.
+            raise BrokerError(BrokerReason.BROKER_UNREACHABLE, str(error)) from error
         except BaseException:
             await _close(client)
             raise
@@ -351,9 +360,7 @@ def _mapped(endpoint: Endpoint) -> Iterator[None]:
     """Turns what rstream, asyncio and ssl raise into a BrokerError with a sentence."""
     try:
         yield
-    except BrokerError as error:
-        if error.reason is BrokerReason.DISCONNECTED:
-            raise BrokerError(error.reason, f"{error} ({endpoint.address})") from error
+    except BrokerError:
         raise
     except socket.gaierror as error:
         raise BrokerError(
@@ -370,9 +377,10 @@ def _mapped(endpoint: Endpoint) -> Iterator[None]:
             BrokerReason.BROKER_UNREACHABLE, f"the broker {endpoint.address} does not answer; check host and port"
         ) from error
     except OSError as error:
+        why = os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+        hint = "; does this port speak TLS?" if endpoint.tls else ""
         raise BrokerError(
-            BrokerReason.BROKER_UNREACHABLE,
-            f"the broker {endpoint.address} cannot be reached: {error.strerror or error}",
+            BrokerReason.BROKER_UNREACHABLE, f"the broker {endpoint.address} cannot be reached: {why}{hint}"
         ) from error
     except exceptions.ServerError as error:
         raise _refused(error, endpoint) from error

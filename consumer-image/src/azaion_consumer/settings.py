@@ -48,12 +48,13 @@ class Settings:
 
 
 def read_settings(
-    environment: Mapping[str, str] = os.environ,
+    environment: Mapping[str, str] | None = None,
     root: Path = Path(MOUNT_PATH),
     credentials: Path = Path(api.CREDENTIALS_PATH),
     ca: Path = Path(api.CA_PATH),
 ) -> Settings:
-    """The settings; raises SettingsError."""
+    """The settings from `environment`, the process's own by default; raises SettingsError."""
+    environment = os.environ if environment is None else environment
     text = environment.get(api.TASK_VARIABLE)
     if not text:
         raise SettingsError(f"{api.TASK_VARIABLE} is not set; the operator sets it to the ingest's task as JSON")

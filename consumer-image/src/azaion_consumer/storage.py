@@ -19,6 +19,7 @@ import os
 import re
 from contextlib import suppress
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -38,8 +39,6 @@ OFFSET_FILE = "offset.json"
 ORIGINAL_OFFSET_FILE = "offset.yaml"
 _STAGING = "staging"
 _BATCH_FILE = "batch.msgpack"
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class DirectoryRecord(msgspec.Struct, frozen=True, rename="camel"):
@@ -143,7 +142,7 @@ class Storage:
         """Make everything written and renamed so far durable: one call for the whole file system."""
         descriptor = os.open(self._state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            if _libc.syncfs(descriptor) != 0:
+            if _libc().syncfs(descriptor) != 0:
                 code = ctypes.get_errno()
                 raise OSError(code, os.strerror(code), str(self._state))
         finally:
@@ -276,6 +275,12 @@ class Storage:
         os.rename(original, f"{original}.taken-over-by-{self._ingest}")
         self.sync()
         return record
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    """The C library: Python has no syncfs of its own."""
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def write_file(path: str, content: Buffer) -> None:
