@@ -37,23 +37,16 @@ class Listing:
     resource_version: str
 
 
-async def configuration(in_cluster: bool) -> Configuration:
-    """Access to the cluster this pod runs in, or outside of one to that of KUBECONFIG.
+@dataclass(frozen=True)
+class Access:
+    """Where the API server is and how a client of it proves who it is, as of now: tokens change within the hour."""
 
-    Raises UnreachableError when there is none.
-    """
-    found = Configuration()
-    try:
-        if in_cluster:
-            access.load_incluster_config(client_configuration=found)
-        else:
-            await access.load_kube_config(client_configuration=found)
-    except access.ConfigException as error:
-        raise UnreachableError(f"no access to a cluster: {error}; set KUBECONFIG outside of one") from error
-    # Proxies of the environment are for the world outside, never for the API server.
-    found.client_session_kwargs = {"trust_env": False}
-    found.connection_pool_maxsize = 32
-    return found
+    server: str
+    ca_path: str | None
+    insecure: bool
+    token: str | None
+    certificate_path: str | None
+    private_key_path: str | None
 
 
 class Cluster:
@@ -62,6 +55,39 @@ class Cluster:
     def __init__(self, client: ApiClient, namespace: str) -> None:
         self._client = client
         self.namespace = namespace
+
+    @classmethod
+    async def connect(cls, namespace: str, *, in_cluster: bool) -> Cluster:
+        """Use the cluster this pod runs in, or outside of one that of KUBECONFIG.
+
+        Raises UnreachableError when there is none.
+        """
+        found = Configuration()
+        try:
+            if in_cluster:
+                access.load_incluster_config(client_configuration=found)
+            else:
+                await access.load_kube_config(client_configuration=found)
+        except access.ConfigException as error:
+            raise UnreachableError(f"no access to a cluster: {error}; set KUBECONFIG outside of one") from error
+        # Proxies of the environment are for the world outside, never for the API server.
+        found.client_session_kwargs = {"trust_env": False}
+        found.connection_pool_maxsize = 32
+        return cls(ApiClient(found), namespace)
+
+    async def access(self) -> Access:
+        """What another client needs to speak to the same API server."""
+        found = self._client.configuration
+        # A service account's token is read anew when it was read a minute ago.
+        header: str = await found.get_api_key_with_prefix("BearerToken") or ""
+        return Access(
+            server=found.host,
+            ca_path=found.ssl_ca_cert,
+            insecure=not found.verify_ssl,
+            token=header.rpartition(" ")[2].strip() or None,
+            certificate_path=found.cert_file,
+            private_key_path=found.key_file,
+        )
 
     async def close(self) -> None:
         await self._client.close()

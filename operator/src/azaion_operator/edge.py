@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kopf
-from kubernetes.aio.client import Configuration
 
 from azaion_api.names import GROUP, LABEL_MANAGED_BY, LABEL_PART_OF, MANAGED_BY, PART_OF
+from azaion_operator.cluster import Access
 from azaion_operator.lease import LEASE_NAME
 from azaion_operator.objects import (
     CONFIG_MAPS,
@@ -50,36 +50,57 @@ _LOGIN_FOR = timedelta(minutes=10)
 _RESTART_AFTER_S = 5.0
 
 
-async def watch(namespace: str, access: Callable[[], Configuration], sink: Sink, stop: asyncio.Event) -> None:
-    """Watch until `stop`. kopf ends when the API server denies it for long; then it is started again."""
+async def watch(
+    namespace: str,
+    access: Callable[[], Awaitable[Access]],
+    sink: Sink,
+    stop: asyncio.Event,
+    listen_to_signals: Callable[[], None],
+) -> None:
+    """Watch until `stop`. kopf gives up when the API server denies it for long; then it is started again."""
+    if not log.isEnabledFor(logging.DEBUG):
+        # kopf tells of every event at INFO; what an event led to is told by the reconcile.
+        logging.getLogger("kopf").setLevel(logging.WARNING)
     while not stop.is_set():
-        task = asyncio.ensure_future(
-            kopf.operator(
-                registry=_registry(access, sink),
-                settings=_settings(),
-                namespaces=[namespace],
-                standalone=True,
-                stop_flag=stop,
-            )
+        others = asyncio.all_tasks()
+        tasks = await kopf.spawn_tasks(
+            registry=_registry(access, sink),
+            settings=_settings(),
+            namespaces=[namespace],
+            standalone=True,
+            stop_flag=stop,
         )
+        # kopf has just taken the signals for itself.
+        listen_to_signals()
+        watching = asyncio.ensure_future(kopf.run_tasks(tasks, ignored=others))
         try:
-            await asyncio.wait({task})
+            await asyncio.wait({watching})
         finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
+            if not watching.done():
+                watching.cancel()
+                await asyncio.wait({watching})
         if not stop.is_set():
-            error = None if task.cancelled() else task.exception()
+            error = None if watching.cancelled() else watching.exception()
             log.error("the watches ended and are started again in %.0f s: %s", _RESTART_AFTER_S, error)
             await asyncio.sleep(_RESTART_AFTER_S)
 
 
-def _registry(access: Callable[[], Configuration], sink: Sink) -> kopf.OperatorRegistry:
+def _registry(access: Callable[[], Awaitable[Access]], sink: Sink) -> kopf.OperatorRegistry:
     # Not the default registry, which would log in by whatever client library it finds installed.
     registry = kopf.OperatorRegistry()
 
-    def login(**_: Any) -> kopf.ConnectionInfo:
-        return _connection(access())
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        found = await access()
+        return kopf.ConnectionInfo(
+            server=found.server,
+            ca_path=found.ca_path,
+            insecure=found.insecure,
+            scheme="Bearer" if found.token else None,
+            token=found.token,
+            certificate_path=found.certificate_path,
+            private_key_path=found.private_key_path,
+            expiration=datetime.now(UTC) + _LOGIN_FOR,
+        )
 
     kopf.on.login(registry=registry, id="login")(login)
     for resource in (*WATCHED, LEASES):
@@ -94,21 +115,6 @@ def _watch(registry: kopf.OperatorRegistry, resource: ResourceType, sink: Sink) 
     kopf.on.event(
         group=resource.group, version=resource.version, plural=resource.plural, registry=registry, id=resource.plural
     )(observe)
-
-
-def _connection(access: Configuration) -> kopf.ConnectionInfo:
-    header = access.get_api_key_with_prefix("BearerToken") or ""
-    scheme, _, token = header.rpartition(" ")
-    return kopf.ConnectionInfo(
-        server=access.host,
-        ca_path=access.ssl_ca_cert,
-        insecure=not access.verify_ssl,
-        scheme=scheme or None,
-        token=token.strip() or None,
-        certificate_path=access.cert_file,
-        private_key_path=access.key_file,
-        expiration=datetime.now(UTC) + _LOGIN_FOR,
-    )
 
 
 def _settings() -> kopf.OperatorSettings:

@@ -351,6 +351,7 @@ def _carried_out(standing: Standing, step: Step) -> RunPlan:
         status=status,
         live=live,
         report=report,
+        trained=status_run.trained(status, view.reports),
         held=(step.held, status.message) if step.held else None,
         result=result,
         failure=(step.failure, status.message) if step.failure else None,

@@ -87,7 +87,7 @@ def remedy(spec: TrainingRunSpec, attempts: tuple[Attempt, ...], restarts: int) 
     if last.reason is None or last.ended is None or last.reason is AttemptReason.COMPLETED:
         raise ValueError(f"attempt {last.pod} has not failed")
     policy = POLICIES[last.reason]
-    words = f"{last.stage} ended as {last.reason}: {last.message}"
+    words = f"{last.stage} ended as {last.reason}" + (f": {last.message}" if last.message else "")
     if policy.remedy is Remedy.GIVE_UP:
         return GiveUp(last.reason, sentence(last.message or words))
     if policy.remedy is Remedy.SMALLER_BATCH and batch_after(spec, last) is None:

@@ -9,12 +9,10 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any
 
-from kubernetes.aio.client import ApiClient
-
 from azaion_api.names import Kind
 from azaion_operator import edge, health
 from azaion_operator.cache import Cache, Key
-from azaion_operator.cluster import Cluster, configuration
+from azaion_operator.cluster import Cluster
 from azaion_operator.device_queue import DeviceQueue
 from azaion_operator.dirty import DirtyKeys
 from azaion_operator.errors import ClusterError
@@ -38,12 +36,10 @@ _RESYNC_RETRY_S = 2.0
 class Service:
     """One operator process."""
 
-    def __init__(self, settings: Settings, client: ApiClient) -> None:
+    def __init__(self, settings: Settings, cluster: Cluster) -> None:
         self._settings = settings
-        self._client = client
-        self._stop = asyncio.Event()
-        cluster = Cluster(client, settings.namespace)
         self._cluster = cluster
+        self._stop = asyncio.Event()
         self._dirty = DirtyKeys()
         self._cache = Cache(self._dirty.mark)
         self._lease = LeaseKeeper(cluster, settings.pod_uid)
@@ -114,7 +110,9 @@ class Service:
     async def _watch(self) -> None:
         while not self._health.synced:
             await asyncio.sleep(0.05)
-        await edge.watch(self._settings.namespace, lambda: self._client.configuration, self._observe, self._stop)
+        await edge.watch(
+            self._settings.namespace, self._cluster.access, self._observe, self._stop, self._listen_to_signals
+        )
 
     def _observe(self, resource: ResourceType, raw: RawObject, deleted: bool) -> None:
         if resource == LEASES:
@@ -157,5 +155,5 @@ async def _end(tasks: set[asyncio.Task[Any]]) -> None:
 
 async def run(settings: Settings) -> None:
     """Run the operator until it is told to stop. Raises a ClusterError when there is no access to a cluster."""
-    access = await configuration(settings.in_cluster)
-    await Service(settings, ApiClient(access)).run()
+    cluster = await Cluster.connect(settings.namespace, in_cluster=settings.in_cluster)
+    await Service(settings, cluster).run()

@@ -167,6 +167,8 @@ class Facts:
     #: The attempt that runs, if one does.
     live: Attempt | None
     report: RunReport | None
+    #: What the newest training pod has reported, running or not.
+    trained: TrainingProgress | None = None
     #: What keeps the run from going on, as reason and sentence; None when nothing does.
     held: tuple[str, str] | None = None
     #: Phase in which the run ends now or has ended.
@@ -243,13 +245,13 @@ def checkpoint_saved(facts: Facts) -> Verdict:
 
 
 def loss_finite(facts: Facts) -> Verdict:
-    if facts.report is not None and facts.report.training is not None:
-        if not facts.report.training.loss_finite:
-            return _no("NotFinite", "the loss is no longer a finite number")
-        return _yes("Finite") if facts.report.training.completed_epochs else _kept(facts, "LossFinite")
     last = newest(facts.status.attempts, JobStage.TRAIN)
     if last is not None and last.reason is AttemptReason.LOSS_NOT_FINITE:
         return _no("NotFinite", last.message)
+    if facts.trained is not None and not facts.trained.loss_finite:
+        return _no("NotFinite", "the loss is no longer a finite number")
+    if facts.trained is not None and facts.trained.completed_epochs:
+        return _yes("Finite")
     return _kept(facts, "LossFinite")
 
 
@@ -322,6 +324,13 @@ def conditions(facts: Facts, generation: int, now: datetime) -> tuple[Condition,
             ),
         )
     return found
+
+
+def trained(status: TrainingRunStatus, reports: dict[JobStage, RunReport]) -> TrainingProgress | None:
+    """What the newest training pod has reported."""
+    attempt = newest(status.attempts, JobStage.TRAIN)
+    report = report_of(attempt, reports) if attempt else None
+    return report.training if report else None
 
 
 def stage_of_status(status: TrainingRunStatus, live: Attempt | None, report: RunReport | None) -> Stage | None:

@@ -1,0 +1,221 @@
+"""What the watches have shown, and how a full LIST mends it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import make
+import msgspec
+import pytest
+
+from azaion_api.names import JobStage, Kind
+from azaion_api.resources import TrainingRun
+from azaion_operator.cache import Cache, Key
+from azaion_operator.objects import CONFIG_MAPS, INGESTS, JOBS, LINES, PODS, RUNS, Broken
+
+RUN = Key(Kind.TRAINING_RUN, "run-1")
+LINE = Key(Kind.MODEL_LINE, "azaion")
+
+
+class Marked(Cache):
+    """A cache that remembers what it marked."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        super().__init__(self.keys.append)
+
+    def take(self) -> list[Key]:
+        found, self.keys[:] = list(self.keys), []
+        return found
+
+
+@pytest.fixture
+def cache() -> Marked:
+    return Marked()
+
+
+def metadata(name: str, version: int, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "uid": f"uid-{name}", "resourceVersion": str(version), **fields}
+
+
+def raw_run(name: str = "run-1", version: int = 1, **fields: Any) -> dict[str, Any]:
+    return {
+        "kind": "TrainingRun",
+        "metadata": metadata(name, version, creationTimestamp="2026-11-22T12:00:00Z"),
+        "spec": {},
+        **fields,
+    }
+
+
+def raw_job(version: int = 1, *, device: bool = True, name: str = "run-1-train-1") -> dict[str, Any]:
+    labels = {"azaion.com/training-run": "run-1", **({"azaion.com/device": "true"} if device else {})}
+    return {"metadata": metadata(name, version, labels=labels)}
+
+
+def raw_pod(version: int = 1, **status: Any) -> dict[str, Any]:
+    labels = {"azaion.com/training-run": "run-1", "azaion.com/device": "true"}
+    return {"metadata": metadata("run-1-train-1-x", version, labels=labels), "status": {"phase": "Running", **status}}
+
+
+def raw_reports(version: int, **data: str) -> dict[str, Any]:
+    labels = {"azaion.com/training-run": "run-1"}
+    return {"metadata": metadata("run-1-run-report", version, labels=labels), "data": data}
+
+
+def report(sequence: int, *, number: int = 1, **fields: Any) -> str:
+    return msgspec.json.encode(make.report(JobStage.TRAIN, number, sequence=sequence, **fields)).decode()
+
+
+def test_an_event_marks_the_owner_and_a_repeated_one_does_not(cache: Marked) -> None:
+    cache.observe(RUNS, raw_run())
+    assert cache.take() == [RUN, LINE]
+    cache.observe(RUNS, raw_run())
+    assert cache.take() == []
+    cache.observe(JOBS, raw_job())
+    assert cache.take() == [RUN]
+
+
+def test_an_older_state_never_replaces_a_newer_one(cache: Marked) -> None:
+    cache.observe(JOBS, {**raw_job(9), "status": {"active": 1}})
+    cache.observe(JOBS, raw_job(10))
+    cache.observe(JOBS, {**raw_job(9), "status": {"active": 1}})
+    job = cache.jobs.get("run-1-train-1")
+    assert job is not None
+    assert job.status.active == 0
+
+
+def test_versions_are_compared_as_numbers(cache: Marked) -> None:
+    cache.observe(JOBS, raw_job(99))
+    cache.observe(JOBS, {**raw_job(100), "status": {"active": 1}})
+    job = cache.jobs.get("run-1-train-1")
+    assert job is not None
+    assert job.status.active == 1
+
+
+def test_a_deleted_pod_is_kept_with_its_last_state_until_its_end_is_recorded(cache: Marked) -> None:
+    cache.observe(PODS, raw_pod(1))
+    cache.observe(PODS, raw_pod(2, phase="Failed"), deleted=True)
+    assert [(p.gone, p.status.phase) for p in cache.pods.owned(RUN)] == [(True, "Failed")]
+    cache.forget_gone_pods(RUN, but={"uid-run-1-train-1-x"})
+    assert len(cache.pods) == 1
+    cache.forget_gone_pods(RUN)
+    assert len(cache.pods) == 0
+
+
+def test_a_late_deletion_does_not_remove_what_was_made_anew(cache: Marked) -> None:
+    anew = raw_job(8)
+    anew["metadata"]["uid"] = "anew"
+    cache.observe(JOBS, anew)
+    cache.observe(JOBS, raw_job(7), deleted=True)
+    assert len(cache.jobs) == 1
+
+
+def test_a_list_replaces_the_cache_and_counts_what_was_wrong(cache: Marked) -> None:
+    cache.observe(RUNS, raw_run("gone", 3))
+    cache.observe(RUNS, raw_run("same", 4))
+    cache.observe(RUNS, raw_run("changed", 5))
+    cache.take()
+    wrong = cache.replace(RUNS, [raw_run("same", 4), raw_run("changed", 6), raw_run("new", 7)], "8")
+    assert wrong == 2
+    assert {r.metadata.name for r in cache.runs} == {"same", "changed", "new"}
+    assert {k.name for k in cache.take() if k.kind is Kind.TRAINING_RUN} == {"gone", "changed", "new"}
+
+
+def test_what_is_newer_than_a_list_stays(cache: Marked) -> None:
+    cache.observe(RUNS, raw_run("made-after-the-list", 9))
+    assert cache.replace(RUNS, [], "8") == 0
+    assert len(cache.runs) == 1
+
+
+def test_a_list_of_the_device_leaves_other_jobs_alone(cache: Marked) -> None:
+    cache.observe(JOBS, raw_job(1))
+    cache.observe(JOBS, raw_job(2, device=False, name="run-1-publish-1"))
+    cache.replace(JOBS, [], "8", device=True)
+    assert [j.metadata.name for j in cache.jobs] == ["run-1-publish-1"]
+
+
+def test_an_object_that_cannot_be_read_is_kept_as_broken(cache: Marked) -> None:
+    cache.observe(RUNS, raw_run(spec={"training": {"epochs": "many"}}))
+    found = cache.runs.get("run-1")
+    assert isinstance(found, Broken)
+    assert found.problem == "Expected `int`, got `str` - at `$.spec.training.epochs`"
+    assert cache.take() == [RUN]
+    assert list(cache.unfinished_runs()) == []
+    cache.observe(RUNS, raw_run(version=2))
+    assert isinstance(cache.runs.get("run-1"), TrainingRun)
+
+
+def test_garbage_in_a_report_is_passed_over_and_the_last_good_one_stays(cache: Marked) -> None:
+    cache.observe(CONFIG_MAPS, raw_reports(1, **{"train.json": report(3)}))
+    cache.observe(CONFIG_MAPS, raw_reports(2, **{"train.json": "{nonsense", "prepare.json": '{"version": 99}'}))
+    found = cache.reports.get("run-1-run-report")
+    assert found is not None
+    assert {stage: r.sequence for stage, r in found.stages.items()} == {JobStage.TRAIN: 3}
+
+
+@pytest.mark.parametrize(
+    ("next_report", "sequence"),
+    [(report(4), 4), (report(3), 3), (report(2), 3), (report(1, number=2), 1)],
+    ids=["newer", "same", "older", "of another pod"],
+)
+def test_of_one_pod_only_rising_sequences_count(cache: Marked, next_report: str, sequence: int) -> None:
+    cache.observe(CONFIG_MAPS, raw_reports(1, **{"train.json": report(3)}))
+    cache.observe(CONFIG_MAPS, raw_reports(2, **{"train.json": next_report}))
+    found = cache.reports.get("run-1-run-report")
+    assert found is not None
+    assert found.stages[JobStage.TRAIN].sequence == sequence
+
+
+def test_histories_are_not_kept_in_memory(cache: Marked) -> None:
+    history = [{"epoch": n, "seconds": 1.0} for n in range(1000)]
+    text = report(1, training=msgspec.convert({"history": history, "completedEpochs": 7}, type(make.training())))
+    cache.observe(CONFIG_MAPS, raw_reports(1, **{"train.json": text}))
+    found = cache.reports.get("run-1-run-report")
+    assert found is not None
+    training = found.stages[JobStage.TRAIN].training
+    assert training is not None
+    assert (training.history, training.completed_epochs) == ((), 7)
+
+
+def storage_map(version: int, **fields: Any) -> dict[str, Any]:
+    text = msgspec.json.encode(make.storage(sequence=version, **fields)).decode()
+    return {"metadata": metadata("azaion-storage-report", version), "data": {"storage.json": text}}
+
+
+def test_runs_that_wait_hear_of_the_storage(cache: Marked) -> None:
+    cache.observe(RUNS, raw_run("pending", 1, status={"phase": "Pending"}))
+    cache.observe(RUNS, raw_run("queued", 2, status={"phase": "Queued"}))
+    cache.observe(RUNS, raw_run("done", 3, status={"phase": "Succeeded"}))
+    cache.observe(CONFIG_MAPS, storage_map(4))
+    cache.take()
+    cache.observe(CONFIG_MAPS, storage_map(5, images={"data": 101}))
+    assert [k.name for k in cache.take()] == ["pending"]
+    cache.observe(CONFIG_MAPS, storage_map(6, images={"data": 101}, problems=("the disk is on fire",)))
+    assert [k.name for k in cache.take()] == ["pending", "queued"]
+    cache.observe(CONFIG_MAPS, storage_map(5))
+    assert cache.storage is not None
+    assert cache.storage.problems == ("the disk is on fire",)
+
+
+def test_a_storage_report_that_is_gone_is_no_longer_believed(cache: Marked) -> None:
+    cache.observe(CONFIG_MAPS, storage_map(4))
+    cache.replace(CONFIG_MAPS, [], "9")
+    assert cache.storage is None
+
+
+def test_a_change_of_one_ingest_is_looked_at_by_all(cache: Marked) -> None:
+    """Whoever came second takes over the directories when the first is gone."""
+    for version, name in enumerate(("one", "two"), start=1):
+        cache.observe(INGESTS, {"kind": "AnnotationIngest", "metadata": metadata(name, version)})
+    cache.take()
+    cache.observe(INGESTS, {"kind": "AnnotationIngest", "metadata": metadata("one", 5)}, deleted=True)
+    assert {k.name for k in cache.take()} == {"one", "two"}
+
+
+def test_a_lines_unfinished_runs_hear_of_its_change(cache: Marked) -> None:
+    cache.observe(RUNS, raw_run())
+    cache.observe(RUNS, raw_run("over", 2, status={"phase": "Failed"}))
+    cache.observe(RUNS, raw_run("other", 3, spec={"lineRef": {"name": "other"}}))
+    cache.take()
+    cache.observe(LINES, {"kind": "ModelLine", "metadata": metadata("azaion", 4)})
+    assert cache.take() == [LINE, RUN]

@@ -1,0 +1,135 @@
+"""The queue for the one device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import make
+import pytest
+
+from azaion_api.names import LABEL_DEVICE, JobStage, Kind
+from azaion_operator.cache import Cache, Key
+from azaion_operator.cluster import Listing
+from azaion_operator.device_queue import DeviceQueue, Entry, Occupant, Queue, Turn, form_queue, turn_of
+from azaion_operator.objects import JOBS, PODS, Job, Pod, ResourceType
+
+
+def waits(name: str, *, priority: int = 0, age: float = 60) -> Entry:
+    return Entry(name, priority, make.ago(age), waits=True)
+
+
+def holds(name: str, *, since: float = 50) -> Entry:
+    return Entry(name, 0, make.ago(1000), holds=True, released=make.ago(since))
+
+
+def line_of(*entries: Entry) -> tuple[str, ...]:
+    return form_queue(entries, (), ()).line
+
+
+def test_higher_priority_goes_first_then_the_older_run() -> None:
+    entries = (
+        waits("young", age=1),
+        waits("old", age=9),
+        waits("urgent", priority=5, age=0),
+        waits("late", priority=-1),
+    )
+    assert line_of(*entries) == ("urgent", "old", "young", "late")
+
+
+def test_runs_of_one_second_go_by_name_so_that_the_order_never_changes() -> None:
+    assert line_of(waits("b"), waits("a"), waits("c")) == ("a", "b", "c")
+
+
+def test_the_first_in_line_may_go_when_the_device_is_free() -> None:
+    queue = form_queue((waits("a"), waits("b")), (), ())
+    assert turn_of(queue, "a") == Turn(True, 1)
+    assert turn_of(queue, "b") == Turn(False, 2, "run a goes first")
+
+
+def test_nobody_goes_while_a_run_holds_the_device_even_between_its_stages() -> None:
+    queue = form_queue((holds("busy"), waits("a", priority=100)), (), ())
+    assert turn_of(queue, "a") == Turn(False, 1, "run busy is at the device")
+    assert turn_of(queue, "busy") == Turn(True, 0)
+
+
+AT_WORK: list[tuple[str, tuple[Job, ...], tuple[Pod, ...]]] = [
+    ("an active Job", (make.job(run_name="gone"),), ()),
+    ("a Job that is being deleted", (make.job(run_name="gone", deleted=True),), ()),
+    ("a running pod", (), (make.pod(run_name="gone"),)),
+    ("a pod that is being deleted", (), (make.pod(run_name="gone", deleted=True),)),
+]
+
+
+@pytest.mark.parametrize(("jobs", "pods"), [row[1:] for row in AT_WORK], ids=[row[0] for row in AT_WORK])
+def test_nobody_goes_while_anything_is_left_at_the_device(jobs: tuple[Job, ...], pods: tuple[Pod, ...]) -> None:
+    turn = turn_of(form_queue((waits("a"),), jobs, pods), "a")
+    assert not turn.go
+    assert "has not ended yet" in turn.waits_for
+
+
+def test_the_holder_itself_waits_until_its_last_pod_has_ended() -> None:
+    queue = form_queue((holds("run-1"),), (), (make.pod(),))
+    assert turn_of(queue, "run-1") == Turn(False, 0, "pod run-1-prepare-1-x has not ended yet")
+
+
+def test_what_has_ended_is_not_in_the_way() -> None:
+    jobs = (make.job(state="Complete"), make.job(JobStage.TRAIN, state="Failed"))
+    pods = (make.ended_pod(JobStage.PREPARE, 0), make.ended_pod(JobStage.TRAIN, 1), make.pod(gone=True))
+    assert form_queue((waits("a"),), jobs, pods).occupants == ()
+
+
+def test_should_two_runs_ever_hold_the_device_the_one_at_work_goes_on() -> None:
+    entries = (holds("older", since=90), holds("run-1", since=10))
+    assert form_queue(entries, (make.job(),), ()).holder == "run-1"
+    assert form_queue(entries, (), ()).holder == "older"
+
+
+class ListedCluster:
+    """The part of the API server the queue asks."""
+
+    def __init__(self, jobs: Iterable[dict[str, Any]] = (), pods: Iterable[dict[str, Any]] = ()) -> None:
+        self.objects = {JOBS: tuple(jobs), PODS: tuple(pods)}
+        self.asked: list[tuple[str, str]] = []
+
+    async def list(self, resource: ResourceType, label_selector: str = "") -> Listing:
+        self.asked.append((resource.plural, label_selector))
+        return Listing(self.objects[resource], "1000")
+
+
+def raw_job(name: str, run: str) -> dict[str, Any]:
+    labels = {LABEL_DEVICE: "true", "azaion.com/training-run": run, "azaion.com/stage": "train"}
+    return {
+        "metadata": {"name": name, "uid": name, "resourceVersion": "900", "labels": labels},
+        "status": {"active": 1},
+    }
+
+
+async def test_a_turn_is_confirmed_by_a_list_past_the_cache() -> None:
+    cluster, cache = ListedCluster([raw_job("other-train-1", "other")]), Cache(lambda _: None)
+    queue = DeviceQueue(cluster, cache, lambda: [waits("a")], lambda _: None)  # type: ignore[arg-type]
+    assert turn_of(queue.look(), "a").go
+    async with queue.held():
+        assert queue.look().occupants == (Occupant("Job", "other-train-1", "other"),)
+        assert not turn_of(queue.look(), "a", confirmed=True).go
+    assert cluster.asked == [("jobs", "azaion.com/device=true"), ("pods", "azaion.com/device=true")]
+
+
+def test_runs_whose_place_changed_are_looked_at_again() -> None:
+    entries: list[Entry] = [waits("a", age=9), waits("b", age=8)]
+    marked: list[Key] = []
+    cache = Cache(lambda _: None)
+
+    def current() -> Iterator[Entry]:
+        yield from entries
+
+    queue = DeviceQueue(ListedCluster(), cache, current, marked.append)  # type: ignore[arg-type]
+    queue.look()
+    marked.clear()
+    entries[0] = holds("a")
+    cache.jobs.put(make.job(run_name="a"))
+    assert queue.look() == Queue("a", ("b",), (Occupant("Job", "a-prepare-1", "a"),), {"b": 1})
+    assert Key(Kind.TRAINING_RUN, "b") in marked
+    marked.clear()
+    queue.look()
+    assert marked == []

@@ -1,0 +1,64 @@
+"""What the chart tells the operator."""
+
+from __future__ import annotations
+
+import pytest
+
+from azaion_operator.errors import SettingsError
+from azaion_operator.settings import PodSettings, Settings, read_settings
+
+NEEDED = {
+    "AZAION_NAMESPACE": "azaion",
+    "AZAION_POD_NAME": "azaion-operator-x",
+    "AZAION_POD_UID": "uid",
+    "AZAION_TRAINER_IMAGE": "trainer",
+    "AZAION_CONSUMER_IMAGE": "consumer",
+    "AZAION_CLAIM": "azaion",
+}
+
+
+def test_what_is_not_said_has_a_default() -> None:
+    assert read_settings({**NEEDED, "AZAION_RUNTIME_CLASS": "", "AZAION_HTTP_PORT": ""}) == Settings(
+        namespace="azaion",
+        pod_name="azaion-operator-x",
+        pod_uid="uid",
+        pods=PodSettings(trainer_image="trainer", consumer_image="consumer", claim="azaion"),
+        in_cluster=False,
+    )
+
+
+def test_everything_that_is_said_is_taken() -> None:
+    found = read_settings(
+        {
+            **NEEDED,
+            "AZAION_IMAGE_PULL_POLICY": "Never",
+            "AZAION_IMAGE_PULL_SECRETS": "one, two,",
+            "AZAION_RUNTIME_CLASS": "nvidia",
+            "AZAION_TRAINER_PRIORITY_CLASS": "high",
+            "AZAION_CONSUMER_PRIORITY_CLASS": "low",
+            "AZAION_LOG_LEVEL": "DEBUG",
+            "AZAION_HTTP_PORT": "9090",
+            "KUBERNETES_SERVICE_HOST": "10.43.0.1",
+        }
+    )
+    assert found.pods == PodSettings(
+        trainer_image="trainer",
+        consumer_image="consumer",
+        claim="azaion",
+        image_pull_policy="Never",
+        image_pull_secrets=("one", "two"),
+        runtime_class="nvidia",
+        trainer_priority_class="high",
+        consumer_priority_class="low",
+        log_level="DEBUG",
+    )
+    assert (found.log_level, found.http_port, found.in_cluster) == ("DEBUG", 9090, True)
+
+
+def test_everything_wrong_is_named_at_once() -> None:
+    environment = {**NEEDED, "AZAION_CLAIM": " ", "AZAION_IMAGE_PULL_POLICY": "Sometimes", "AZAION_HTTP_PORT": "http"}
+    del environment["AZAION_TRAINER_IMAGE"]
+    with pytest.raises(SettingsError) as error:
+        read_settings(environment)
+    for word in ("AZAION_CLAIM", "AZAION_TRAINER_IMAGE", "'Sometimes'", "'http'"):
+        assert word in str(error.value)
