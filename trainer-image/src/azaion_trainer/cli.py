@@ -15,6 +15,8 @@ from azaion_api.layout import MOUNT_PATH, Layout
 from azaion_api.names import JobStage
 from azaion_api.outcome import AttemptReason, ExitCode, Termination
 from azaion_api.task import LOG_LEVEL_VARIABLE, TASK_VARIABLE, RunTask, decode_run_task
+from azaion_trainer.cores import available_cores
+from azaion_trainer.engine import environment
 from azaion_trainer.stage import Work, run_stage, write_termination
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     if isinstance(task, str):
         return _refuse(task)
     stage = JobStage(parsed.command)
+    os.environ.update(environment(available_cores()))  # read by libraries when the stage's module imports them
     return run_stage(task, stage, _work(stage), root)
 
 

@@ -1,6 +1,6 @@
 """ultralytics made fit for a pod: offline, silent but for JSON, on the cores the container has, loading only weights.
 
-`start` has to run before anything else imports ultralytics, which reads its environment when it is imported.
+`environment` has to be set before torch is imported, `start` has to run before anything else imports ultralytics.
 """
 
 from __future__ import annotations
@@ -39,16 +39,18 @@ def environment(cores: int, directory: Path = _CONFIG_DIRECTORY) -> dict[str, st
         # .pt files are pickles: only weights and ultralytics' own model classes are let in.
         "ULTRALYTICS_SAFE_LOAD": "true",
         "OMP_NUM_THREADS": str(cores),
+        # Threads that wait for each other sleep. By default they spin, and where other pods want the same cores that
+        # was measured to cost ten times the step's own time.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "NO_ALBUMENTATIONS_UPDATE": "1",
     }
 
 
 def start(cores: int, observe: Observer) -> None:
-    """Import ultralytics with the environment above and keep it from printing, downloading and counting cores itself.
+    """Import ultralytics and keep it from printing, downloading and counting cores itself.
 
     `observe` hears every step of its progress bars, which are drawn nowhere.
     """
-    os.environ.update(environment(cores))
     directory = Path(os.environ["YOLO_CONFIG_DIR"])
     directory.mkdir(parents=True, exist_ok=True)
     # While it is imported its logger prints as it likes; nothing it says then is news.

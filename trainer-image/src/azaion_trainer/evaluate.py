@@ -1,0 +1,227 @@
+"""The stage `evaluate`: the trained and the current model on unseen images, then the export."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from azaion_api.training_run import EvaluationStatus, ExportFormat, PublishedModel, Stage
+from azaion_trainer import engine, files
+from azaion_trainer.arguments import parse_parameters
+from azaion_trainer.dataset import DataSet, open_data_set
+from azaion_trainer.failures import BadDataError, BadSpecError
+from azaion_trainer.manifest import list_images
+from azaion_trainer.model_card import EVALUATION_FILE, EvaluationRecord, ExportRecord, read_card
+from azaion_trainer.stage import StageContext
+
+if TYPE_CHECKING:
+    from azaion_trainer.judging import Judgement, JudgingSettings
+
+log = logging.getLogger(__name__)
+
+#: Arguments of the training that also say how detections are counted.
+_SHARED_PARAMETERS = ("iou", "max_det", "single_cls")
+
+
+def evaluate(context: StageContext) -> str:
+    """Judge, draw, export; a failed export is said and never loses the model."""
+    engine.start(context.cores, lambda *_: context.heart.beat())
+    weights = context.run.train / "weights" / "best.pt"
+    if not weights.is_file():
+        raise BadDataError(f"{context.relative(weights)} is not there; the stage train has to come first")
+    described = context.task.dataset
+    if described is None:
+        raise BadSpecError("the task names no data set; the stage prepare has to come first")
+    data_set = open_data_set(context.layout, described.path)
+    split = "test" if any(list_images(path) for path in data_set.images["test"]) else "valid"
+    status, new = _judge_both(context, data_set, split, weights)
+    _draw(context, data_set, new, split)
+    evaluated = _published(context, weights, "evaluated", "PyTorch")
+    context.report.publish(evaluation=status, models=(evaluated,))
+    exported, sentence = _export(context, weights, new)
+    record = EvaluationRecord(
+        sha256=evaluated.sha256, evaluation=status, per_class=new.per_class, split=split, exports=exported
+    )
+    text = msgspec.json.format(msgspec.json.encode(record), indent=1)
+    files.write_bytes(context.run.evaluation / EVALUATION_FILE, text)
+    models = [_published(context, context.run.root / entry.path, "exported", entry.format) for entry in exported]
+    context.report.publish(models=(evaluated, *models))
+    return f"mAP50-95 {new.scores.map50to95}, mAP50 {new.scores.map50} on {status.images} images; {sentence}"
+
+
+# Judging
+
+
+def _judge_both(
+    context: StageContext, data_set: DataSet, split: str, weights: Path
+) -> tuple[EvaluationStatus, Judgement]:
+    """The status and the trained model's judgement."""
+    from azaion_trainer.judging import UnloadableError, judge, load_model
+
+    remarks = []
+    if split != "test":
+        remarks.append("the test split is empty, so the models were judged on the validation split")
+    total = sum(len(list_images(path)) for path in data_set.images[split])
+    try:
+        model = load_model(weights)
+    except UnloadableError as error:
+        raise BadDataError(str(error)) from error
+    settings = _settings(context, data_set, split, total, "judging the trained model")
+    new = judge(model, settings, context.run.evaluation / "new", plots=True)
+    current = None
+    if context.task.current_model is not None:
+        settings = _settings(context, data_set, split, total, "judging the current model")
+        current, remark = _judge_current(context, data_set, split, settings)
+        remarks.append(remark)
+    status = EvaluationStatus(
+        new=new.scores,
+        current=current.scores if current else None,
+        current_message="; ".join(remark for remark in remarks if remark)[:1000] or None,
+        hard_samples=new.hard_samples,
+        images=len(new.images),
+    )
+    return status, new
+
+
+def _judge_current(
+    context: StageContext, data_set: DataSet, split: str, settings: JudgingSettings
+) -> tuple[Judgement | None, str]:
+    """The line's current model by the same settings; None and why when it cannot be judged."""
+    from azaion_trainer.judging import UnloadableError, class_names, judge, load_model
+
+    path = context.layout.root / (context.task.current_model or "")
+    try:
+        if not path.is_file():
+            raise UnloadableError(f"{context.task.current_model} is not there")
+        if not files.within(context.layout.root, path):
+            raise UnloadableError(f"{context.task.current_model} leads out of the storage")
+        model = load_model(path)
+    except UnloadableError as error:
+        return None, f"the current model was not judged: {error}"
+    names = class_names(model)
+    if names != data_set.names:
+        other = next((f"{b} instead of {a}" for a, b in zip(data_set.names, names, strict=False) if a != b), "")
+        return None, (
+            f"the current model was not judged: it knows {len(names)} classes and the data set {len(data_set.names)}"
+            + (f", the first difference is {other}" if other else "")
+        )
+    return judge(model, settings, context.run.evaluation / "current", plots=False), _known_images(
+        context, data_set, split, path
+    )
+
+
+def _known_images(context: StageContext, data_set: DataSet, split: str, model: Path) -> str:
+    """Says when the current model was trained on images it is judged by; empty when it was not."""
+    card = read_card(model.resolve().parent)
+    if card is None or card.dataset is None:
+        return "it is not known which images the current model was trained on"
+    theirs = context.layout.root / card.dataset.path
+    if not theirs.is_dir():
+        return f"{card.dataset.path}, which the current model was trained on, is not there any more to compare with"
+    trained = {name for part in ("train", "valid") for name in list_images(theirs / part / "images")}
+    ours = [name for path in data_set.images[split] for name in list_images(path)]
+    known = sum(name in trained for name in ours)
+    return f"the current model was trained on {known} of the {len(ours)} images, which flatters it" if known else ""
+
+
+def _settings(context: StageContext, data_set: DataSet, split: str, total: int, activity: str) -> JudgingSettings:
+    from azaion_trainer.judging import JudgingSettings
+
+    training = context.task.spec.training
+    data_file = context.run.evaluation / "data.yaml"
+    data_file.parent.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(data_file, data_set.training_yaml())
+    shared = {
+        name: value for name, value in parse_parameters(training.parameters).items() if name in _SHARED_PARAMETERS
+    }
+    batch = context.task.batch or (training.batch if isinstance(training.batch, int) else 8)
+
+    def progress(done: int) -> None:
+        context.heart.beat()
+        context.report.progress(activity, done / max(total, 1))
+        context.stop.check()
+
+    arguments: dict[str, Any] = {
+        **shared,
+        "data": str(data_file),
+        "split": "test" if split == "test" else "val",
+        "imgsz": training.image_size,
+        "batch": 2 * batch,
+        "device": engine.device_argument(training.device),
+        "workers": min(training.workers, context.cores),
+    }
+    return JudgingSettings(arguments=arguments, progress=progress)
+
+
+# Pictures
+
+
+def _draw(context: StageContext, data_set: DataSet, new: Judgement, split: str) -> None:
+    """Sheets for people; an evaluation never fails for a picture."""
+    from azaion_trainer.pictures import SHEET_IMAGES, Sheet, draw_sheet, spread, worst
+
+    context.report.activity("drawing predictions")
+    which = "unseen test" if split == "test" else "validation"
+    sides = "left: as annotated, right: as the model finds it"
+    best = Sheet(
+        title=f"{context.task.run}: mAP50 {float(new.scores.map50):.3f} on {len(new.images)} {which} images",
+        subtitle=f"a selection; {sides}",
+        names=data_set.names,
+    )
+    hardest = Sheet(
+        title=f"{context.task.run}: the hardest of {len(new.images)} {which} images",
+        subtitle=f"most missed objects first; {sides}",
+        names=data_set.names,
+    )
+    try:
+        draw_sheet(context.run.evaluation / "predictions.png", best, spread(new.images, SHEET_IMAGES))
+        draw_sheet(context.run.evaluation / "worst.png", hardest, worst(new.images, SHEET_IMAGES))
+    except (OSError, ValueError) as error:
+        log.warning("a sheet of predictions could not be drawn: %s", error)
+
+
+# Exporting
+
+
+def _export(context: StageContext, weights: Path, new: Judgement) -> tuple[tuple[ExportRecord, ...], str]:
+    """What was exported, and a sentence about it."""
+    from azaion_trainer import export
+
+    wanted = context.task.spec.export
+    if ExportFormat.ONNX not in wanted.formats:
+        return (), "nothing to export"
+    context.report.publish(stage=Stage.EXPORTING)
+    context.report.progress("exporting ONNX", 0.1)
+    target = context.run.export / f"{context.task.spec.line_ref.name}.onnx"
+    images = [image.path for image in new.images[: export.CHECK_IMAGES]]
+    try:
+        export.export_onnx(weights, target, wanted.image_size, context.heart.beat)
+        context.report.progress("comparing the export with the model", 0.7)
+        agreement = export.check_onnx(weights, target, images, wanted.image_size, context.cores)
+    except export.ExportError as error:
+        target.unlink(missing_ok=True)
+        log.error("the export failed: %s", error)
+        return (), f"the export failed and the model is kept: {error}"
+    context.report.progress("exported", 1.0)
+    record = ExportRecord(
+        format="ONNX",
+        path=str(target.relative_to(context.run.root)),
+        sha256=files.sha256_of(target),
+        image_size=wanted.image_size,
+        max_batch=export.MAX_BATCH,
+        agreement=agreement.sentence(),
+    )
+    return (record,), f"ONNX exported, {agreement.sentence()}"
+
+
+def _published(context: StageContext, path: Path, role: str, format_: str) -> PublishedModel:
+    return PublishedModel(
+        role=role,
+        format=format_,
+        path=context.relative(path),
+        sha256=files.sha256_of(path),
+        size_bytes=path.stat().st_size,
+    )

@@ -1,0 +1,168 @@
+"""Judging a model on a split: ultralytics' validation, and for every image what was found and what was missed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.nn.tasks import load_checkpoint
+from ultralytics.utils.metrics import box_iou
+from ultralytics.utils.ops import scale_boxes
+
+from azaion_api.training_run import Scores
+
+#: Below this a detection does not count as one (ultralytics' own default for predictions).
+SEEN_CONFIDENCE = 0.25
+#: Below this a detection is one of low confidence.
+SURE_CONFIDENCE = 0.5
+_MATCH_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Box:
+    """An object: corners in pixels of the image as it was taken, and how sure the model is (1 for annotations)."""
+
+    class_number: int
+    corners: tuple[float, float, float, float]
+    confidence: float = 1.0
+
+
+@dataclass(frozen=True)
+class JudgedImage:
+    """One image: what annotators marked and what the model finds."""
+
+    path: Path
+    marked: tuple[Box, ...]
+    found: tuple[Box, ...]
+    #: Marked objects no detection of SEEN_CONFIDENCE matches.
+    missed: int
+    #: Marked objects whose best match is below SURE_CONFIDENCE.
+    unsure: int
+
+    @property
+    def is_hard(self) -> bool:
+        return self.missed + self.unsure > 0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a model is worth on a split."""
+
+    scores: Scores
+    #: mAP50-95 per class name, for classes the split holds.
+    per_class: dict[str, float]
+    images: tuple[JudgedImage, ...]
+
+    @property
+    def hard_samples(self) -> int:
+        return sum(image.is_hard for image in self.images)
+
+
+@dataclass(frozen=True)
+class JudgingSettings:
+    """The same for every model that is compared."""
+
+    #: ultralytics' arguments: data, split, imgsz, batch, device, workers, ...
+    arguments: dict[str, Any]
+    #: Called after every batch with images done.
+    progress: Callable[[int], None]
+
+
+class UnloadableError(Exception):
+    """A file that is no model this trainer can load; the message says why."""
+
+
+def load_model(path: Path) -> Any:
+    """A detection model in FP32, loaded without running code of the file. Raises UnloadableError."""
+    try:
+        model, _ = load_checkpoint(path)
+    except (TypeError, RuntimeError, OSError, ValueError, LookupError, AttributeError, ImportError) as error:
+        raise UnloadableError(f"{path.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    if model.task != "detect":
+        raise UnloadableError(f"{path.name} is a model for {model.task}, not for detection")
+    return model
+
+
+def class_names(model: Any) -> tuple[str, ...]:
+    """The model's class names in the order of their numbers."""
+    return tuple(str(model.names[number]) for number in sorted(model.names))
+
+
+def judge(model: Any, settings: JudgingSettings, directory: Path, plots: bool) -> Judgement:
+    """Validate a model; curves and the confusion matrix go into `directory` with `plots`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    arguments = {**settings.arguments, "mode": "val", "task": "detect", "plots": plots, "verbose": False}
+    validator = _CollectingValidator(settings, args=arguments, save_dir=directory)
+    validator(model=model)
+    box = validator.metrics.box
+    scores = Scores(
+        map50=_ratio(box.map50),
+        map50to95=_ratio(box.map),
+        precision=_ratio(box.mp),
+        recall=_ratio(box.mr),
+        f1=_ratio(float(np.mean(box.f1)) if len(box.f1) else 0.0),
+    )
+    per_class = {
+        str(validator.names[int(number)]): round(float(box.class_result(i)[3]), 5)
+        for i, number in enumerate(box.ap_class_index)
+    }
+    return Judgement(scores, per_class, tuple(validator.judged))
+
+
+def _ratio(value: float) -> str:
+    return f"{float(value):.5f}"
+
+
+class _CollectingValidator(DetectionValidator):  # type: ignore[misc]
+    """ultralytics' validator, which also remembers every image."""
+
+    def __init__(self, settings: JudgingSettings, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.judged: list[JudgedImage] = []
+        self._progress = settings.progress
+
+    def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
+        super().update_metrics(preds, batch)
+        for number, prediction in enumerate(preds):
+            self.judged.append(self._judge(prediction, self._prepare_batch(number, batch)))
+        self._progress(len(self.judged))
+
+    def _judge(self, prediction: dict[str, torch.Tensor], image: dict[str, Any]) -> JudgedImage:
+        seen = prediction["conf"] >= SEEN_CONFIDENCE
+        classes, boxes, sure = prediction["cls"][seen], prediction["bboxes"][seen], prediction["conf"][seen]
+        best = _best_matches(image["cls"], image["bboxes"], classes, boxes, sure)
+        return JudgedImage(
+            path=Path(image["im_file"]),
+            marked=_boxes(image, image["cls"], image["bboxes"], torch.ones_like(image["cls"], dtype=torch.float32)),
+            found=_boxes(image, classes, boxes, sure),
+            missed=int((best == 0).sum()),
+            unsure=int(((best > 0) & (best < SURE_CONFIDENCE)).sum()),
+        )
+
+
+def _best_matches(
+    marked_classes: torch.Tensor,
+    marked: torch.Tensor,
+    classes: torch.Tensor,
+    boxes: torch.Tensor,
+    confidences: torch.Tensor,
+) -> torch.Tensor:
+    """For every marked object the highest confidence of a detection that matches it, 0 where none does."""
+    if not len(marked) or not len(boxes):
+        return torch.zeros(len(marked))
+    matches = (box_iou(marked, boxes) >= _MATCH_IOU) & (marked_classes[:, None] == classes[None, :])
+    return (matches.float() * confidences[None, :].float()).amax(dim=1).cpu()
+
+
+def _boxes(
+    image: dict[str, Any], classes: torch.Tensor, boxes: torch.Tensor, confidences: torch.Tensor
+) -> tuple[Box, ...]:
+    """Boxes in pixels of the original image."""
+    corners = scale_boxes(image["imgsz"], boxes.clone().float(), image["ori_shape"], ratio_pad=image["ratio_pad"])
+    rows = zip(classes.tolist(), corners.tolist(), confidences.tolist(), strict=True)
+    return tuple(Box(int(number), (x1, y1, x2, y2), float(confidence)) for number, (x1, y1, x2, y2), confidence in rows)
