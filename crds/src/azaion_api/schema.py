@@ -161,6 +161,9 @@ def _struct(info: inspect.StructType, where: str) -> Schema:
             default = _default(field)
             if default is not None:
                 schema["default"] = default
+            if default not in (None, {}):
+                # `kubectl explain` shows descriptions and no defaults.
+                schema["description"] += f" Defaults to {json.dumps(default)}."
         properties[field.encode_name] = schema
     found: Schema = {"type": "object", "properties": properties}
     if required:
