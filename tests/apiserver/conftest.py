@@ -70,7 +70,7 @@ def _new_namespace(api: RealApi, name: str) -> Namespace:
 
 @pytest.fixture(scope="session")
 def dry_run(api: RealApi) -> Namespace:
-    """A namespace that all tests share which store nothing."""
+    """A namespace for what is refused, or asked for without being stored."""
     return _new_namespace(api, "dry-run")
 
 

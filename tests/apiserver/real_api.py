@@ -49,7 +49,7 @@ class RealApi:
     """One control plane and its administrator."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self._environment = {**os.environ, **environment}
+        self.environment = {**os.environ, **environment}
         config = yaml.safe_load(Path(environment["KUBECONFIG"]).read_text())
         user = config["users"][0]["user"]
         cluster = config["clusters"][0]["cluster"]
@@ -81,7 +81,7 @@ class RealApi:
             text=True,
             timeout=60,
             check=False,
-            env=self._environment,
+            env=self.environment,
         )
 
     def output(self, *arguments: str, stdin: object = None) -> str:
