@@ -99,6 +99,11 @@ enableServiceLinks: false
 {{- end -}}
 {{- $ids = append $ids (int .Id) -}}
 {{- end -}}
+{{- range $key, $_ := .Values.commonLabels -}}
+{{- if regexMatch "^(app\\.kubernetes\\.io|helm\\.sh)/" $key -}}
+{{- fail (printf "commonLabels: %s is set by the chart itself; choose another key" $key) -}}
+{{- end -}}
+{{- end -}}
 {{- if gt (len .Release.Namespace) 40 -}}
 {{- fail (printf "namespace %s: names of cluster-wide objects are made from it, use at most 40 characters" .Release.Namespace) -}}
 {{- end -}}

@@ -181,9 +181,6 @@ class Keeper:
         if now - self._checked_s >= _CHECK_S or self._problems:
             self._check()
             self._checked_s = now
-        self._counter.poll()
-        if self.finding is None:
-            self._counter.wait(_FIRST_COUNT_S)
         self.finding = self._find()
         self._turned_s = self._clock()
         if self._reported is None or now - self._reported_s >= _CHECK_S or self.finding.differs(self._reported):
@@ -202,6 +199,9 @@ class Keeper:
 
     def _find(self) -> Finding:
         try:
+            self._counter.poll()
+            if self.finding is None:
+                self._counter.wait(_FIRST_COUNT_S)
             return Finding(
                 base_models=base_models(self._layout),
                 images=self._counter.counts,

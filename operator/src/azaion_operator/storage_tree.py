@@ -244,7 +244,7 @@ def base_models(layout: Layout, now: float | None = None) -> tuple[str, ...]:
     """
     moment = time.time() if now is None else now
     found = []
-    with suppress(FileNotFoundError), os.scandir(layout.models) as entries:
+    with suppress(FileNotFoundError, NotADirectoryError), os.scandir(layout.models) as entries:
         for entry in entries:
             if not entry.name.endswith(".pt") or entry.name.startswith("."):
                 continue
