@@ -7,7 +7,7 @@ import re
 import pytest
 from real_api import Document, Namespace, RealApi, resource
 
-from azaion_api.crd import DEFINITIONS
+from azaion_api.crd import DEFINITIONS, Definition
 from azaion_api.names import Kind
 
 RUN = Kind.TRAINING_RUN
@@ -41,7 +41,7 @@ def test_explain_describes_a_training_in_sentences(api: RealApi) -> None:
 
 
 @pytest.mark.parametrize("definition", DEFINITIONS, ids=[d.kind.value for d in DEFINITIONS])
-def test_explain_leaves_no_field_of_ours_without_a_description(api: RealApi, definition: Document) -> None:
+def test_explain_leaves_no_field_of_ours_without_a_description(api: RealApi, definition: Definition) -> None:
     for part in ("", ".spec", ".status"):
         text = api.output("explain", f"{definition.kind.value.lower()}{part}", "--recursive=false")
         assert "<no description>" not in text, text

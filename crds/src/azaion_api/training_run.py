@@ -531,21 +531,6 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
     )
 
 
-#: What holds between spec and status of a TrainingRun.
-RUN_RULES = (
-    Rule(
-        rule="self.spec.training.epochs == oldSelf.spec.training.epochs || !has(self.status)"
-        " || !((has(self.status.phase) && self.status.phase in ['AwaitingApproval','Succeeded','Failed'])"
-        " || (has(self.status.stage) && self.status.stage in ['Evaluating','Exporting','Publishing']))",
-        field_path=".spec.training.epochs",
-        message="cannot change any more, the training has ended; make a new TrainingRun whose training.resumeFrom names this run's directory",
-        message_expression="'cannot change any more, the training has ended; make a new TrainingRun with training.resumeFrom'"
-        " + (has(self.status.directory) ? ': ' + self.status.directory : '')",
-        reason="FieldValueForbidden",
-    ),
-)
-
-
 class Phase(enum.StrEnum):
     """Where a run is. Pending cannot be queued yet; the message says why."""
 
@@ -569,6 +554,21 @@ class Stage(enum.StrEnum):
     EVALUATING = "Evaluating"
     EXPORTING = "Exporting"
     PUBLISHING = "Publishing"
+
+
+#: What holds between spec and status of a TrainingRun.
+RUN_RULES = (
+    Rule(
+        rule="self.spec.training.epochs == oldSelf.spec.training.epochs || !has(self.status)"
+        f" || !((has(self.status.phase) && self.status.phase in {_names((Phase.AWAITING_APPROVAL, Phase.SUCCEEDED, Phase.FAILED))})"
+        f" || (has(self.status.stage) && self.status.stage in {_names((Stage.EVALUATING, Stage.EXPORTING, Stage.PUBLISHING))}))",
+        field_path=".spec.training.epochs",
+        message="cannot change any more, the training has ended; make a new TrainingRun whose training.resumeFrom names this run's directory",
+        message_expression="'cannot change any more, the training has ended; make a new TrainingRun with training.resumeFrom'"
+        " + (has(self.status.directory) ? ': ' + self.status.directory : '')",
+        reason="FieldValueForbidden",
+    ),
+)
 
 
 class ValidationMetrics(Resource, frozen=True, kw_only=True):
