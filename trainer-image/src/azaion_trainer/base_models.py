@@ -100,4 +100,4 @@ def _check(path: Path) -> int:
     try:
         return len(class_names(load_model(path)))
     except UnloadableError as error:
-        raise RefusedError(f"this is no YOLO detection checkpoint: {error}") from error
+        raise RefusedError(f"this is no YOLO detection model that can be used: {error}") from error

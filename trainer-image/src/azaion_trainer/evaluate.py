@@ -68,7 +68,7 @@ def _judge_both(
     try:
         model = load_model(weights)
     except UnloadableError as error:
-        raise BadDataError(str(error)) from error
+        raise BadDataError(f"{context.relative(weights)}: {error}") from error
     settings = _settings(context, data_set, split, total, "judging the trained model")
     new = judge(model, settings, context.run.evaluation / "new", plots=True)
     current = None
@@ -95,12 +95,12 @@ def _judge_current(
     path = context.layout.root / (context.task.current_model or "")
     try:
         if not path.is_file():
-            raise UnloadableError(f"{context.task.current_model} is not there")
+            raise UnloadableError("it is not there")
         if not files.within(context.layout.root, path):
-            raise UnloadableError(f"{context.task.current_model} leads out of the storage")
+            raise UnloadableError("it leads out of the storage by a symbolic link")
         model = load_model(path)
     except UnloadableError as error:
-        return None, f"the current model was not judged: {error}"
+        return None, f"the current model {context.task.current_model} was not judged: {error}"
     names = class_names(model)
     if names != data_set.names:
         other = next((f"{b} instead of {a}" for a, b in zip(data_set.names, names, strict=False) if a != b), "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +80,14 @@ class UnloadableError(Exception):
 
 def load_model(path: Path) -> Any:
     """A detection model in FP32, loaded without running code of the file. Raises UnloadableError."""
+    if not zipfile.is_zipfile(path):
+        raise UnloadableError("the file is no PyTorch checkpoint, or it is truncated")
     try:
         model, _ = load_checkpoint(path)
     except (TypeError, RuntimeError, OSError, ValueError, LookupError, AttributeError, ImportError) as error:
-        raise UnloadableError(f"{path.name} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise UnloadableError(f"it cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     if model.task != "detect":
-        raise UnloadableError(f"{path.name} is a model for {model.task}, not for detection")
+        raise UnloadableError(f"it is a model for {model.task}, not for detection")
     return model
 
 

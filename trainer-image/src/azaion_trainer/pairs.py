@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 #: Extensions ultralytics reads and the annotation contract allows, lower case.
 IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff"})
 #: Decoders that are let near files from outside, by Pillow's names; a file's extension does not choose one.
-_DECODERS = ("JPEG", "MPO", "PNG", "BMP", "WEBP", "TIFF")
+_DECODERS = ("JPEG", "PNG", "BMP", "WEBP", "TIFF")
 #: More pixels than this are not decoded: 8192 x 8192, a few hundred megabytes of memory in every loader process.
 MAX_PIXELS = 8192 * 8192
 #: ultralytics ignores images with a shorter side.
