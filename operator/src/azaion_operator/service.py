@@ -87,7 +87,7 @@ class Service:
         stopping = self._task("stop", self._stop.wait())
         try:
             done, _ = await asyncio.wait({*tasks, watches, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            for task in done - {stopping, watches}:
+            for task in done - {stopping}:
                 task.result()
         finally:
             self._stop.set()
