@@ -12,9 +12,10 @@ import pytest
 if str(Path(__file__).resolve().parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from azaion_api.layout import Layout  # noqa: E402
-from azaion_trainer.engine import environment  # noqa: E402
-from trainer_make import storage_tree  # noqa: E402
+from trainer_make import storage_tree
+
+from azaion_api.layout import Layout
+from azaion_trainer.engine import environment
 
 # Read when torch and ultralytics are imported, by whichever test does so first.
 os.environ.update(environment(1))

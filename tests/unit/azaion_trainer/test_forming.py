@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+from trainer_make import TODAY, UID, add_pair, add_pairs, age, jpeg, names_by_split, no_progress, request
 
 from azaion_api.layout import Layout
 from azaion_api.training_run import GroupBy, Split
@@ -17,7 +18,6 @@ from azaion_trainer import files, forming
 from azaion_trainer.forming import form, stream_offset
 from azaion_trainer.manifest import Manifest, read_manifest
 from azaion_trainer.split import media_of
-from trainer_make import TODAY, UID, add_pair, add_pairs, age, jpeg, names_by_split, no_progress, request
 
 OTHER_UID = "99999999-aaaa-bbbb-cccc-000000000002"
 
@@ -104,7 +104,9 @@ def test_the_manifest_and_data_yaml_say_what_the_set_is(layout: Layout) -> None:
     assert manifest is not None
     assert manifest == formed.manifest
     assert (manifest.run, manifest.run_uid, manifest.seed, manifest.stream_offset) == ("run", UID, 7, 4711)
-    assert {name: sum(manifest.per_class[split].get(name, 0) for split in manifest.per_class) for name in ("disc", "square")} == {
+    assert {
+        name: sum(manifest.per_class[split].get(name, 0) for split in manifest.per_class) for name in ("disc", "square")
+    } == {
         "disc": 5,
         "square": 5,
     }
@@ -149,7 +151,9 @@ def test_the_same_run_gets_its_finished_set_again(layout: Layout) -> None:
     assert (again.path, again.manifest) == (first.path, first.manifest)
 
 
-def test_pairs_set_aside_after_a_kill_are_finished_by_the_next_attempt(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_set_aside_after_a_kill_are_finished_by_the_next_attempt(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_pairs(layout, 5)
     add_pair(layout, "empty", b"")
     monkeypatch.setattr(forming, "set_aside", lambda *_: 0)  # the kill comes before it
@@ -183,7 +187,9 @@ def test_another_seed_or_share_begins_a_split_of_its_own(layout: Layout) -> None
     add_pairs(layout, 40)
     first = names_by_split(form(layout, request(), no_progress).path)
     assert names_by_split(form(layout, request(OTHER_UID, seed=1), no_progress).path) != first
-    halves = names_by_split(form(layout, request("44444444-x", split=Split(train=50, valid=50, test=0)), no_progress).path)
+    halves = names_by_split(
+        form(layout, request("44444444-x", split=Split(train=50, valid=50, test=0)), no_progress).path
+    )
     assert {split: len(names) for split, names in halves.items()} == {"train": 20, "valid": 20, "test": 0}
 
 
@@ -198,7 +204,9 @@ def test_frames_of_a_video_stay_together(layout: Layout) -> None:
     assert sum(map(len, found.values())) == 60
 
 
-def test_a_file_replaced_between_check_and_link_is_checked_again(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_replaced_between_check_and_link_is_checked_again(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_pairs(layout, 3)
     replaced = layout.labels("data") / "image-00001.txt"
     real = files.link_or_copy
@@ -218,7 +226,9 @@ def test_a_file_replaced_between_check_and_link_is_checked_again(layout: Layout,
     assert sum(formed.manifest.per_class[split].get("square", 0) for split in formed.manifest.per_class) == 1
 
 
-def test_a_file_that_turns_bad_between_check_and_link_is_condemned(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_turns_bad_between_check_and_link_is_condemned(
+    layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
     add_pairs(layout, 3)
     spoilt = layout.labels("data") / "image-00001.txt"
     real = files.link_or_copy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import random
 
@@ -9,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from trainer_make import add_pair, encoded, jpeg
 
 from azaion_api.layout import Layout
 from azaion_trainer.pairs import MissingLabelError, UnusableError, check_image, check_pair, parse_label
-from trainer_make import add_pair, encoded, jpeg
 
 #: Pillow warns of the damage it finds.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
@@ -129,19 +130,15 @@ def test_damaged_files_are_good_or_unusable_and_nothing_else(seed: int, kind: st
         data[damage.randrange(len(data))] = damage.randrange(256)
     if damage.random() < 0.3:
         del data[damage.randrange(len(data)) :]
-    try:
+    with contextlib.suppress(UnusableError):
         check_image(bytes(data))
-    except UnusableError as error:
-        assert str(error)
 
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.binary(max_size=200))
 def test_any_bytes_are_a_label_or_unusable(data: bytes) -> None:
-    try:
+    with contextlib.suppress(UnusableError):
         assert all(number < 80 for number in parse_label(data, 80))
-    except UnusableError as error:
-        assert str(error)
 
 
 def test_a_pair_tells_what_it_holds(layout: Layout) -> None:
