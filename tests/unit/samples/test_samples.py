@@ -14,6 +14,7 @@ from azaion_api.crd import DEFINITIONS, custom_resource_definition
 from azaion_api.model_line import ModelLineSpec
 from azaion_api.names import API_VERSION, MAX_NAME_LENGTH, Kind
 from azaion_api.training_run import Device, TrainingRunSpec
+from azaion_api.ultralytics_arguments import ALLOWED_PARAMETERS
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLES = ROOT / "samples"
@@ -101,6 +102,7 @@ def test_the_demo_trains_from_scratch_on_the_cpu() -> None:
     spec = msgspec.convert(sample("trainingrun-demo.yaml")["spec"], TrainingRunSpec)
     assert spec.training.device is Device.CPU
     assert spec.model.base.endswith(".yaml")
+    assert set(spec.training.parameters) <= set(ALLOWED_PARAMETERS)
 
 
 def test_the_split_of_every_training_sums_to_a_hundred() -> None:
