@@ -102,7 +102,7 @@ class Cutter:
 
     def wanted_bytes(self, piece_bytes: int) -> int:
         """How much to add next: up to a piece, or the rest of an entry that is larger than one."""
-        entry = _entry_bytes(self._begun)
+        entry = _entry_bytes(self._begun) or _SUB_BATCH_HEAD_BYTES
         return min(self._missing_bytes, max(piece_bytes, entry) - len(self._begun))
 
     def add(self, data: bytes) -> Piece | None:

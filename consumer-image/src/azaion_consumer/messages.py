@@ -185,6 +185,10 @@ _wire_bulk = msgspec.msgpack.Decoder(_WireBulk)
 _timestamp = msgspec.msgpack.Decoder(datetime)
 _objects = msgspec.json.Decoder(list[dict[str, Any]] | None)
 
+#: What msgspec raises for data from outside: ValueError for text that is not UTF-8 or a number of thousands of digits,
+#: RecursionError for thousands of levels.
+_UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+
 _STATUS_NAMES = {status.name.lower(): status for status in AnnotationStatus}
 _ROLE_NAMES = {role.name.replace("_", "").lower(): role for role in Role}
 _SOURCE_NAMES = {source.name.lower(): source for source in Source}
@@ -230,7 +234,7 @@ class Decoder:
         body = _unpacked(body, self._limits.body_bytes)
         try:
             wire = _wire.decode(body)
-        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        except _UNDECODABLE as error:
             raise _not_unpacked(error, "an annotation message of 11 fields") from error
         if status is AnnotationStatus.CREATED:
             return Created(self._annotation(wire, with_image=True))
@@ -261,7 +265,7 @@ class Decoder:
     def _names(self, body: Buffer) -> tuple[str, ...]:
         try:
             names = _wire_bulk.decode(body).names
-        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError) as error:
+        except _UNDECODABLE as error:
             raise _not_unpacked(error, "a bulk message (a list of names and a status)") from error
         for name in names:
             check_name(name)
@@ -282,11 +286,11 @@ class Decoder:
                     Detection(d.cls, d.x + 0.0, d.y + 0.0, d.w + 0.0, d.h + 0.0, d.confidence, d.annotation_name)
                     for d in self._typed.decode(text)
                 )
-            except (msgspec.ValidationError, msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+            except _UNDECODABLE:
                 pass  # another spelling, or something to reject: the general way below finds out which
         try:
             found = _objects.decode(text)
-        except (msgspec.ValidationError, msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
+        except _UNDECODABLE as error:
             raise Rejected(
                 RejectReason.BAD_DETECTIONS, f"the detections are no JSON list of objects: {error}"
             ) from error
@@ -506,7 +510,7 @@ def _created(raw: msgspec.Raw) -> datetime | None:
     """The creation time when it is a timestamp; nothing depends on it, so anything else is no reason to reject."""
     try:
         return _timestamp.decode(raw)
-    except (msgspec.ValidationError, msgspec.DecodeError, RecursionError):
+    except _UNDECODABLE:
         return None
 
 

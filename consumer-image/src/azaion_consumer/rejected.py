@@ -66,7 +66,7 @@ class RejectedDirectory:
                     status = entry.stat()
                     size, newest = found.get(int(match[1]), (0, 0.0))
                     found[int(match[1])] = (size + status.st_size, max(newest, status.st_mtime))
-        self._kept = dict(sorted(found.items(), key=lambda item: item[1][1]))
+        self._kept = dict(sorted(found.items(), key=lambda item: (item[1][1], item[0])))
         self._size_bytes = sum(size for size, _ in found.values())
 
     def encode(self, offset: int, payload: Buffer, rejected: Rejected) -> tuple[bytes, Buffer]:

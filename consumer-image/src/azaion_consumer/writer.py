@@ -25,6 +25,10 @@ from azaion_consumer.steps import Step
 from azaion_consumer.storage import OffsetRecord, Storage
 
 
+#: How long a filed batch waits for the next one's sync before it gets its own.
+_NEXT_BATCH_S = 0.02
+
+
 @dataclass(frozen=True)
 class BatchLimits:
     """What may gather before the stager waits for the committer; one chunk more is possible."""
@@ -89,6 +93,8 @@ class Writer:
         #: Staged from the chunk that is still arriving; joins the batch when the chunk's checksum is known to be right.
         self._arriving = Batch()
         self._closing = False
+        #: The stager has a piece in hand.
+        self._staging = False
         self._stager_done = False
 
     def offer(self, piece: Piece) -> None:
@@ -116,7 +122,7 @@ class Writer:
                 self._events.on_piece_staged(piece)
         finally:
             with self._changed:
-                self._stager_done = True
+                self._stager_done, self._staging = True, False
                 self._changed.notify_all()
 
     def run_committer(self) -> None:
@@ -133,7 +139,11 @@ class Writer:
 
     def _next_piece(self) -> Piece | None:
         with self._changed:
+            if not self._pieces:
+                self._staging = False
+                self._changed.notify_all()
             self._changed.wait_for(lambda: self._pieces or self._closing)
+            self._staging = not self._closing
             return None if self._closing else self._pieces.popleft()
 
     def _stage(self, offset: int, entry: Buffer | Rejected) -> None:
@@ -177,7 +187,10 @@ class Writer:
         """What has gathered; None when that is nothing, or when closed and nothing more will come."""
         with self._changed:
             if wait:
-                self._changed.wait_for(lambda: self._batch.steps or (self._closing and self._stager_done))
+                self._changed.wait_for(lambda: self._batch.steps or self._stager_done)
+            else:
+                # A batch that is about to come shares its sync with the one before.
+                self._changed.wait_for(lambda: self._batch.steps or not self._staging, _NEXT_BATCH_S)
             if not self._batch.steps:
                 return None
             batch, self._batch = self._batch, Batch()
