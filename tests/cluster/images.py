@@ -223,6 +223,9 @@ class Engine(Protocol):
 
     def pull(self, ref: str) -> None: ...
 
+    def forget(self, identity: str) -> None:
+        """Remove an image that no name points to any more; layers that others use stay."""
+
     def remove(self, refs: Sequence[str]) -> None: ...
 
     def archive_command(self, ref: str) -> list[str]:
@@ -287,6 +290,10 @@ class DockerLike:
     def pull(self, ref: str) -> None:
         _run([self.name, "pull", ref], f"pulling {ref}")
 
+    def forget(self, identity: str) -> None:
+        if (found := self._inspect(identity)) is not None and not found.get("RepoTags"):
+            subprocess.run([self.name, "rmi", identity], capture_output=True, check=False)
+
     def remove(self, refs: Sequence[str]) -> None:
         _run([self.name, "rmi", "--force", *refs], "removing images")
 
@@ -346,6 +353,11 @@ class Buildah:
 
     def pull(self, ref: str) -> None:
         _run([*self._command, "pull", "--policy", "missing", ref], f"pulling {ref}", quiet=True)
+
+    def forget(self, identity: str) -> None:
+        listed = json.loads(_run([*self._command, "images", "--all", "--json"], "listing images", quiet=True))
+        if any(image["id"] == identity and not image.get("names") for image in listed):
+            subprocess.run([*self._command, "rmi", identity], capture_output=True, check=False)
 
     def remove(self, refs: Sequence[str]) -> None:
         if not self._root.exists():
@@ -560,8 +572,11 @@ def build(engine: Engine, request: Request) -> list[str]:
             started_s = time.monotonic()
             _say(f"building {ref} with {engine.name}")
             arguments = {"BASE_IMAGE": base} if image.python else {}
+            previous = engine.identity(ref)
             with _context(files) as context:
                 engine.build(context, image.containerfile, ref, BuildOptions(arguments, {LABEL_INPUTS: inputs}))
+            if previous is not None and previous != engine.identity(ref):
+                engine.forget(previous)
             _say(f"{ref}: {engine.size_bytes(ref) / 1e6:.0f} MB in {time.monotonic() - started_s:.0f} s")
         return [plan[1] for plan in plans]
 

@@ -179,6 +179,9 @@ def test_names_of_services_resolve_for_commands_run_in_the_cluster(cluster: Clus
     script = "import socket; print(socket.gethostbyname('kubernetes.default.svc.cluster.local'))"
     answer = cluster.run(["python3", "-c", script], capture_output=True, text=True)
     assert answer.stdout.strip() == "10.43.0.1", answer.stderr
+    script = "import socket; socket.gethostbyname('broker.example.com')"
+    answer = cluster.run(["python3", "-c", script], capture_output=True, text=True)
+    assert "Name or service not known" in answer.stderr, "the world outside does not exist, and is not asked for long"
 
 
 def test_logs_exec_and_port_forward_work_from_the_machine(cluster: Cluster, kubectl: Kubectl) -> None:

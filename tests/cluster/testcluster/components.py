@@ -188,6 +188,10 @@ def _corefile(spec: ClusterSpec) -> str:
         kubeconfig {spec.layout.config / "coredns.kubeconfig"}
         ttl 5
     }}
+    # A name outside of the cluster does not exist, as a name server with a world behind it would say.
+    template ANY ANY {{
+        rcode NXDOMAIN
+    }}
 }}
 """
 
@@ -328,7 +332,7 @@ def components(spec: ClusterSpec) -> Sequence[Component]:
     forward = Component(
         name="forward",
         command=[
-            str(binaries / "azaion-kube"),
+            str(binaries / "node-tools"),
             "forward",
             f"--listen-fd={LISTENER_DESCRIPTOR}",
             f"--to=127.0.0.1:{spec.port}",
@@ -402,6 +406,6 @@ def components(spec: ClusterSpec) -> Sequence[Component]:
         ),
         Component(
             name="gpu-device-plugin",
-            command=[str(binaries / "azaion-kube"), "gpu-device-plugin", f"--log={spec.layout.gpu_log}"],
+            command=[str(binaries / "node-tools"), "gpu-device-plugin", f"--log={spec.layout.gpu_log}"],
         ),
     ]

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ from testcluster.layout import (
 )
 from testcluster.supervisor import cgroup_directories
 
-_READY_TIMEOUT_S = 120.0
+_READY_TIMEOUT_S = 180.0
 _DOWN_TIMEOUT_S = 60.0
 _PORT_TIMEOUT_S = 3.0
 _PIN_LABEL = "io.cri-containerd.pinned=pinned"
@@ -207,31 +207,25 @@ class Cluster:
             components.write_configs(_spec(layout, record))
             description = {**asdict(record), "directory": str(layout.directory), "binaries": f"{record.binaries}/bin"}
             with (layout.logs / "supervisor.log").open("ab") as log:
-                # A session of its own, so that it outlives the shell; killing `unshare` kills what it started.
-                launcher = subprocess.Popen(
-                    [
-                        "unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child=SIGKILL", "--",
-                        sys.executable, "-B", "-m", "testcluster.supervisor",
-                        json.dumps(description), str(listener.fileno()),
-                    ],
+                # In a session of its own it outlives the shell; killing `unshare` kills what it started.
+                namespaces = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child=SIGKILL", "--"]
+                supervisor = [sys.executable, "-B", "-m", "testcluster.supervisor"]
+                subprocess.run(
+                    ["setsid", "--fork", *namespaces, *supervisor, json.dumps(description), str(listener.fileno())],
                     cwd="/",
                     env={**os.environ, "PYTHONPATH": str(SOURCE)},
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,
                     pass_fds=[listener.fileno()],
-                )  # fmt: skip
-        try:
-            _wait(
-                "the start of the cluster's first process",
-                lambda: self.running or launcher.poll() is not None,
-                timeout_s=10,
-                hint=f"see {layout.logs / 'supervisor.log'}",
-            )
-        except ClusterError:
-            launcher.kill()
-            raise
+                    check=True,
+                )
+        _wait(
+            "the start of the cluster's first process",
+            lambda: ProcessIdentity.read(layout.process) is not None,
+            timeout_s=30,
+            hint=f"see {layout.logs / 'supervisor.log'}",
+        )
 
     def _wait_until_ready(
         self, record: Record, built: binaries.Binaries, started_s: float, report: Callable[[str], None]
@@ -255,18 +249,37 @@ class Cluster:
 
         step("the API server is ready", lambda: api.request("GET", "/readyz")[0] == 200, "kube-apiserver.log")
         step("namespaces exist", lambda: api.get("/api/v1/namespaces/kube-system") is not None, "kube-apiserver.log")
-        api.apply(objects.marker(record.marker))
-        if not record.control_plane_only:
-            for document in objects.node_objects():
+        documents = [objects.marker(record.marker), *([] if record.control_plane_only else objects.node_objects())]
+
+        def applied() -> bool:
+            for document in documents:
                 api.apply(document)
+            return True
+
+        step("the cluster's own objects are there", applied, "kube-apiserver.log")
+        if not record.control_plane_only:
             self._import_stand_ins(built)
             report(f"{time.monotonic() - started_s:5.1f} s  the stand-in images are imported")
-            step(f"{NODE_NAME} is Ready and offers its GPU", lambda: _node_is_ready(api), "kubelet.log")
-            step("cluster DNS answers", lambda: bool(self.control("status")["dns"]), "coredns.log")
+            step(f"{NODE_NAME} is Ready and offers its GPU", self._node_is_ready, "kubelet.log")
+            step("Services and cluster DNS answer", lambda: bool(self._ask("status")["dns"]), "kube-proxy.log")
         step(
             "pods may be created",
             lambda: api.get("/api/v1/namespaces/default/serviceaccounts/default") is not None,
             "kube-controller-manager.log",
+        )
+
+    def _node_is_ready(self) -> bool:
+        node = self.api().get(f"/api/v1/nodes/{NODE_NAME}")
+        if node is None:
+            return False
+        status = node["status"]
+        conditions = {item["type"]: item["status"] for item in status.get("conditions", [])}
+        return (
+            # On data of an earlier start the node is still Ready by what its kubelet said then.
+            status["nodeInfo"]["bootID"] == self._ask("status")["bootId"]
+            and conditions.get("Ready") == "True"
+            and not node["spec"].get("taints")
+            and status["allocatable"].get("nvidia.com/gpu") == "1"
         )
 
     def _import_stand_ins(self, built: binaries.Binaries) -> None:
@@ -314,13 +327,13 @@ class Cluster:
         """Run a command within the cluster until it or the cluster ends; its output goes to the log of that name."""
         with (self.layout.logs / f"{check_name(log)}.log").open("ab") as output:
             arguments = self.enter(command)
-            subprocess.Popen(
-                arguments,
+            subprocess.run(
+                ["setsid", "--fork", *arguments],
                 env={**os.environ, **self.environment()},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                start_new_session=True,
+                check=True,
             )
 
     def import_image(self, stream: IO[bytes]) -> None:
@@ -348,7 +361,14 @@ class Cluster:
     # Break
 
     def control(self, command: str, **fields: object) -> dict[str, Any]:
-        """Ask the first process. Raises ClusterError when it refuses, OSError when it does not answer."""
+        """Tell or ask the first process. Raises ClusterError when it refuses or does not answer."""
+        self.pid  # noqa: B018 - says so when the cluster does not run
+        try:
+            return self._ask(command, **fields)
+        except OSError as error:
+            raise ClusterError(f"the first process of cluster {self.name!r} does not answer: {error}") from error
+
+    def _ask(self, command: str, **fields: object) -> dict[str, Any]:
         path = self.layout.control_socket
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(60)
@@ -368,12 +388,10 @@ class Cluster:
 
     def stop(self, component: str, *, kill: bool = False) -> None:
         """Stop a component, which stays stopped until `start`; `kill` gives it no chance to end well."""
-        self.pid  # noqa: B018 - says so when the cluster does not run
         self.control("stop", component=self._component(component), kill=kill)
 
     def start(self, component: str) -> None:
         """Start a stopped component."""
-        self.pid  # noqa: B018 - says so when the cluster does not run
         self.control("start", component=self._component(component))
 
     def _component(self, name: str) -> str:
@@ -384,7 +402,7 @@ class Cluster:
     def power_cut(self) -> None:
         """End every process at once, as a power cut does. Data stays; `up` starts the node again."""
         with self._locked():
-            self._kill()
+            self._kill(self.layout)
             _remove_cgroups(self.layout)
 
     def down(self, *, keep_data: bool = False) -> bool:
@@ -394,12 +412,16 @@ class Cluster:
             return False
         _need_root()
         with self._locked():
-            layout = self.layout
+            try:
+                layout = self.layout
+            except ClusterError:
+                # A record that cannot be read must not keep the cluster from being removed.
+                layout = layout_of(self.name)
             if keep_data and self.running:
                 with contextlib.suppress(OSError):
-                    self.control("shutdown")
-                    self._wait_for_end()
-            self._kill()
+                    self._ask("shutdown")
+                    self._wait_for_end(layout)
+            self._kill(layout)
             _remove_cgroups(layout)
             layout.process.unlink(missing_ok=True)
             layout.control_socket.unlink(missing_ok=True)
@@ -412,15 +434,20 @@ class Cluster:
                         parent.rmdir()
         return True
 
-    def _kill(self) -> None:
-        process = ProcessIdentity.read(self.layout.process)
+    def _kill(self, layout: Layout) -> None:
+        process = ProcessIdentity.read(layout.process)
         if process is not None and process.alive:
             os.kill(process.pid, signal.SIGKILL)
-            self._wait_for_end()
+            self._wait_for_end(layout)
 
-    def _wait_for_end(self) -> None:
+    def _wait_for_end(self, layout: Layout) -> None:
+        process = ProcessIdentity.read(layout.process)
+
         # The first process ends last: the kernel waits for every other one of its namespace.
-        _wait("the end of the cluster", lambda: not self.running, _DOWN_TIMEOUT_S, hint="some process cannot be killed")
+        def ended() -> bool:
+            return process is None or not process.alive
+
+        _wait("the end of the cluster", ended, _DOWN_TIMEOUT_S, hint="some process cannot be killed")
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -454,7 +481,7 @@ def _make_pki(layout: Layout, built: binaries.Binaries) -> None:
     if layout.pki.exists():
         _remove(layout.pki)
     command = [
-        str(built.bin / "azaion-kube"), "pki", f"--dir={layout.pki}", f"--node={NODE_NAME}",
+        str(built.bin / "node-tools"), "pki", f"--dir={layout.pki}", f"--node={NODE_NAME}",
         f"--addresses={NODE_ADDRESS},{API_SERVICE_ADDRESS}",
     ]  # fmt: skip
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -493,16 +520,6 @@ def _write_kubeconfig(layout: Layout, port: int) -> None:
     }
     layout.kubeconfig.touch(mode=0o600)
     layout.kubeconfig.write_text(json.dumps(document, indent=2) + "\n")
-
-
-def _node_is_ready(api: objects.Api) -> bool:
-    node = api.get(f"/api/v1/nodes/{NODE_NAME}")
-    if node is None:
-        return False
-    status = node["status"]
-    conditions: Mapping[str, str] = {item["type"]: item["status"] for item in status.get("conditions", [])}
-    untainted = not node["spec"].get("taints")
-    return conditions.get("Ready") == "True" and untainted and status["allocatable"].get("nvidia.com/gpu") == "1"
 
 
 def _remove(path: Path) -> None:

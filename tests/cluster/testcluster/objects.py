@@ -26,6 +26,13 @@ _COLLECTIONS: Mapping[tuple[str, str], str] = {
 }
 
 
+def _check(status: int, request: str, answer: object) -> None:
+    if status >= http.client.INTERNAL_SERVER_ERROR or status == http.client.TOO_MANY_REQUESTS:
+        raise OSError(f"the API server is not able to serve {request} now ({status}): {answer}")
+    if status >= http.client.BAD_REQUEST:
+        raise ClusterError(f"the API server refuses {request} ({status}): {answer}")
+
+
 class Api:
     """The API server of one cluster, spoken to from the machine as the cluster's administrator."""
 
@@ -52,22 +59,20 @@ class Api:
             return response.status, content.decode(errors="replace")
 
     def get(self, path: str) -> Any:
-        """The object or list at the path, or None when there is none. Raises OSError, ClusterError."""
+        """The object or list at the path, or None when there is none. Raises OSError to be retried, ClusterError."""
         status, answer = self.request("GET", path)
         if status == http.client.NOT_FOUND:
             return None
-        if status != http.client.OK:
-            raise ClusterError(f"the API server answers {status} to GET {path}: {answer}")
+        _check(status, f"GET {path}", answer)
         return answer
 
     def apply(self, document: Mapping[str, Any]) -> None:
-        """Make the object what the document says (server-side apply). Raises OSError, ClusterError."""
+        """Make the object what the document says (server-side apply). Raises OSError to be retried, ClusterError."""
         metadata = document["metadata"]
         collection = _COLLECTIONS[document["apiVersion"], document["kind"]]
         path = f"{collection.format(namespace=metadata.get('namespace'))}/{metadata['name']}"
         status, answer = self.request("PATCH", f"{path}?fieldManager={_FIELD_MANAGER}&force=true", document)
-        if status not in (http.client.OK, http.client.CREATED):
-            raise ClusterError(f"the API server refuses {document['kind']} {metadata['name']} ({status}): {answer}")
+        _check(status, f"{document['kind']} {metadata['name']}", answer)
 
 
 def _object(api_version: str, kind: str, name: str, namespace: str | None = None, **fields: Any) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from typing import Any
 from testcluster import components as parts
 from testcluster.components import ClusterSpec, Component
 from testcluster.layout import (
+    DNS_SERVICE_ADDRESS,
     NODE_ADDRESS,
     NODE_INTERFACE,
     NODE_NAME,
@@ -62,7 +63,7 @@ def _bind_file(source: Path, target: Path) -> None:
         _run("mount", "--bind", str(source), str(target.resolve()))
 
 
-def make_mounts(layout: Layout) -> None:
+def make_mounts(layout: Layout, boot_id: str) -> None:
     """Give the node a /run, /var and /proc of its own, without leaving so much as a mount point on the machine.
 
     /var is laid over the machine's with a layer in memory, and the cluster's own directories are bound into it where
@@ -103,9 +104,9 @@ def make_mounts(layout: Layout) -> None:
         resolv_conf.touch()
     _bind_file(layout.config / "resolv.conf", resolv_conf)
     # A start of the cluster is a boot of its node: nodes tell a power cut from a crash by this.
-    boot_id = Path("/run/boot_id")
-    boot_id.write_text(f"{uuid.uuid4()}\n")
-    _bind_file(boot_id, Path("/proc/sys/kernel/random/boot_id"))
+    shown = Path("/run/boot_id")
+    shown.write_text(f"{boot_id}\n")
+    _bind_file(shown, Path("/proc/sys/kernel/random/boot_id"))
     # As on a real node; pods that mount volumes for others depend on it.
     _run("mount", "--make-rshared", "/")
 
@@ -171,8 +172,9 @@ class _Process:
 class Supervisor:
     """Starts the components in order, restarts what ends by itself, and obeys the control socket."""
 
-    def __init__(self, spec: ClusterSpec, listener_descriptor: int) -> None:
+    def __init__(self, spec: ClusterSpec, listener_descriptor: int, boot_id: str) -> None:
         self._spec = spec
+        self._boot_id = boot_id
         self._listener_descriptor = listener_descriptor
         self._processes = {component.name: _Process(component) for component in parts.components(spec)}
         self._selector = selectors.DefaultSelector()
@@ -343,6 +345,7 @@ class Supervisor:
                     name: {"pid": process.pid, "wanted": process.wanted, "restarts": process.restarts}
                     for name, process in self._processes.items()
                 },
+                "bootId": self._boot_id,
                 "dns": _dns_answers(),
             }
         if command == "shutdown":
@@ -392,11 +395,11 @@ _DNS_QUESTION = (
 
 
 def _dns_answers() -> bool:
-    """Whether the cluster's DNS knows the API server's Service."""
+    """Whether the cluster's DNS, reached by its own Service, knows the API server's Service."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.settimeout(0.5)
         try:
-            probe.connect((NODE_ADDRESS, 53))
+            probe.connect((DNS_SERVICE_ADDRESS, 53))
             probe.send(_DNS_QUESTION)
             reply = probe.recv(512)
         except OSError:
@@ -419,11 +422,12 @@ def main(arguments: Sequence[str]) -> None:
     # /proc is still the machine's, so this is the id the machine knows this process by.
     host_pid = int(os.readlink("/proc/self"))
     identity = ProcessIdentity(host_pid, start_ticks(Path("/proc/self/stat").read_text()))
-    make_mounts(layout)
+    identity.write(layout.process)
+    boot_id = str(uuid.uuid4())
+    make_mounts(layout, boot_id)
     make_network()
     make_cgroups(layout.cgroup)
-    identity.write(layout.process)
-    Supervisor(spec, int(arguments[1])).run()
+    Supervisor(spec, int(arguments[1]), boot_id).run()
 
 
 if __name__ == "__main__":

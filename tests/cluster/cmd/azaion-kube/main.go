@@ -40,10 +40,6 @@ var components = map[string]func(){
 	// The kubelet installs its own signal handler.
 	"kubelet": func() { os.Exit(cli.Run(kubelet.NewKubeletCommand(context.Background()))) },
 	"kubectl": runKubectl,
-	// What the test cluster needs beside Kubernetes.
-	"pki":               runPKI,
-	"forward":           runForward,
-	"gpu-device-plugin": runGPU,
 }
 
 func main() {
