@@ -88,7 +88,7 @@ def _list(_arguments: argparse.Namespace) -> None:
 
 def _logs(arguments: argparse.Namespace) -> None:
     logs = Cluster(arguments.name).layout.logs
-    names = {path.stem: path for path in sorted(logs.glob("*.log*")) if path.suffix in (".log", ".jsonl")}
+    names = {path.stem: path for path in sorted(logs.glob("*")) if path.suffix in (".log", ".jsonl")}
     path = names.get(arguments.component) or names.get(f"kube-{arguments.component}")
     if path is None:
         known = ", ".join(names) or f"nothing; is the cluster up? ({clusters_directory()})"
