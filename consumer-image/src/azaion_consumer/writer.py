@@ -24,7 +24,6 @@ from azaion_consumer.messages import Decoder, Message, Rejected, RejectReason
 from azaion_consumer.steps import Step
 from azaion_consumer.storage import OffsetRecord, Storage
 
-
 #: How long a filed batch waits for the next one's sync before it gets its own.
 _NEXT_BATCH_S = 0.02
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from hypothesis import HealthCheck, settings
 
 from azaion_api.annotation_ingest import IngestStorage
 from azaion_consumer import amqp
@@ -31,6 +32,8 @@ from azaion_consumer.messages import (
 from azaion_consumer.rejected import RejectedLimits
 from azaion_consumer.storage import OffsetRecord, Storage
 
+#: For property tests: a busy machine is no failure.
+PROPERTY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 STREAM = "azaion-annotations"
 JPEG = b"\xff\xd8\xff\xe0" + b"a picture" + b"\xff\xd9"
 CREATED_AT = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)

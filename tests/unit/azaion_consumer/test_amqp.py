@@ -7,6 +7,7 @@ import struct
 from typing import Any
 
 import pytest
+from consumer_make import PROPERTY
 from hypothesis import given
 from hypothesis import strategies as st
 from rstream import AMQPMessage, amqp_decoder
@@ -23,6 +24,7 @@ def section(code: int, value: bytes) -> bytes:
 BODY = section(0x75, b"\xa0\x03abc")
 
 
+@PROPERTY
 @given(st.binary(max_size=2000), st.dictionaries(st.text(min_size=1, max_size=300), simple, max_size=5))
 def test_what_is_encoded_comes_back(body: bytes, properties: dict[str, Any]) -> None:
     message = amqp.decode(amqp.encode(body, properties))
@@ -30,6 +32,7 @@ def test_what_is_encoded_comes_back(body: bytes, properties: dict[str, Any]) -> 
     assert message.properties == properties
 
 
+@PROPERTY
 @given(st.binary(max_size=2000), st.dictionaries(st.text(max_size=20), simple, max_size=5))
 def test_rstream_reads_what_we_encode(body: bytes, properties: dict[str, Any]) -> None:
     message = amqp_decoder(amqp.encode(body, properties))
@@ -37,6 +40,7 @@ def test_rstream_reads_what_we_encode(body: bytes, properties: dict[str, Any]) -
     assert (message.body, message.application_properties) == (body, expected)
 
 
+@PROPERTY
 @given(
     st.binary(min_size=1, max_size=2000),  # rstream leaves an empty body out
     st.dictionaries(
@@ -119,6 +123,7 @@ def test_what_is_no_message_is_refused_with_the_place(data: bytes, says: str) ->
         amqp.decode(data)
 
 
+@PROPERTY
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:
     for prefix in (b"", b"\x00\x53\x74\xd1", b"\x00\x53\x75"):

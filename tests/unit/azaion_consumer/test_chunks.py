@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 import pytest
-from consumer_make import chunk
+from consumer_make import PROPERTY, chunk
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -55,6 +55,7 @@ sub_batch = st.lists(st.binary(max_size=20), min_size=1, max_size=5).flatmap(
 )
 
 
+@PROPERTY
 @given(st.lists(plain_entry | sub_batch, max_size=12), st.integers(1, 200), st.integers(1, 100), st.integers(0, 10**12))
 def test_however_a_chunk_is_cut_its_records_and_offsets_are_the_same(
     entries: list[Any], piece_bytes: int, arrival_bytes: int, first: int
@@ -116,6 +117,7 @@ def test_a_flipped_bit_is_noticed_before_the_chunk_is_complete() -> None:
         cut(head, data[:-1] + bytes([data[-1] ^ 1]), 50)
 
 
+@PROPERTY
 @given(st.binary(min_size=1, max_size=60), st.integers(0, 5))
 def test_entries_that_do_not_add_up_are_an_error_and_nothing_else(data: bytes, count: int) -> None:
     head = ChunkHead(0, count, count, 0, 0, zlib.crc32(data), len(data))

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from consumer_make import CREATED_AT, JPEG, annotation, created, deleted, edited, entry, fields, validated
-from hypothesis import given, settings
+from consumer_make import CREATED_AT, JPEG, PROPERTY, annotation, created, deleted, edited, entry, fields, validated
+from hypothesis import given
 from hypothesis import strategies as st
 
 from azaion_consumer import amqp
@@ -199,6 +199,7 @@ def test_a_label_line_is_class_centre_and_size(detection: Detection, line: str) 
     assert label_text([detection]) == line
 
 
+@PROPERTY
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4))
 def test_numbers_in_a_label_read_back_exactly(numbers: list[float]) -> None:
     text = json.dumps([{"Cls": 1, "X": numbers[0], "Y": numbers[1], "W": numbers[2], "H": numbers[3]}])
@@ -354,8 +355,8 @@ def test_a_gzip_bomb_costs_no_more_than_the_limit() -> None:
 
 json_values: Any = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
-    max_leaves=10,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
 )
 keys = st.sampled_from(
     ["Cls", "cls", "ClassNumber", "X", "x", "CenterX", "Y", "W", "H", "Height", "Confidence", "Other"]
@@ -392,18 +393,20 @@ def decoded_or_rejected(decoder: Decoder, data: bytes) -> None:
         check_name(name)
 
 
+@PROPERTY
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_message_or_rejected(data: bytes) -> None:
     decoded_or_rejected(Decoder(80), data)
 
 
+@PROPERTY
 @given(packed_values, statuses)
 def test_any_packed_value_is_a_message_or_rejected(value: Any, status: Any) -> None:
     decoded_or_rejected(Decoder(80), entry(value, status))
 
 
-@settings(max_examples=50)
-@given(st.lists(st.dictionaries(keys | st.text(max_size=8), json_values, max_size=8), max_size=4), st.booleans())
+@PROPERTY
+@given(st.lists(st.dictionaries(keys | st.text(max_size=8), json_values, max_size=7), max_size=3), st.booleans())
 def test_any_json_is_detections_or_rejected_and_a_learnt_spelling_changes_nothing(found: Any, learnt: bool) -> None:
     text = json.dumps(found)
     taught = Decoder(80)
@@ -413,7 +416,7 @@ def test_any_json_is_detections_or_rejected_and_a_learnt_spelling_changes_nothin
     assert [str(result) for result in results] == [str(results[0])] * 2
 
 
-@settings(max_examples=150)
+@PROPERTY
 @given(
     st.sampled_from([created(), edited(), validated("a", "b"), encode_created(annotation(), compress=True)]),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), min_size=1, max_size=6),
@@ -427,6 +430,7 @@ def test_a_damaged_message_is_a_message_or_rejected(data: bytes, changes: list[t
     decoded_or_rejected(Decoder(80), bytes(damaged[: cut % len(damaged)]))
 
 
+@PROPERTY
 @given(st.text(max_size=300))
 def test_an_accepted_name_is_one_path_component(name: str) -> None:
     rejected = outcome(lambda: check_name(name))
@@ -438,6 +442,7 @@ def test_an_accepted_name_is_one_path_component(name: str) -> None:
         assert rejected.reason is RejectReason.BAD_NAME
 
 
+@PROPERTY
 @given(packed_values)
 def test_a_message_without_the_property_is_never_routed(value: Any) -> None:
     body = msgspec.msgpack.encode(value)

@@ -92,16 +92,27 @@ def test_what_is_offered_is_filed_and_committed_together(tmp_path: Path) -> None
     assert found.directories["data"].images == 2
 
 
-def test_many_messages_share_a_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_gathers_during_a_sync_shares_the_next_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage = opened(tmp_path)
-    syncs: list[float] = []
+    syncs = 0
     real = storage.sync
-    monkeypatch.setattr(storage, "sync", lambda: (syncs.append(0), real())[1])
+    all_staged = threading.Event()
+
+    def slow_sync() -> None:
+        nonlocal syncs
+        syncs += 1
+        assert all_staged.wait(TIMEOUT_S), "the stager stands still while the disk syncs"
+        real()
+
+    monkeypatch.setattr(storage, "sync", slow_sync)
     with running(storage) as (writer, heard, _):
         for number in range(20):
             writer.offer(piece(number * 50, [edited(f"x{i}") for i in range(50)]))
+        with heard.changed:
+            assert heard.changed.wait_for(lambda: len(heard.staged) == 20, TIMEOUT_S)
+        all_staged.set()
         heard.wait_for_offset(999)
-    assert len(syncs) <= 22, f"{len(syncs)} syncs for 1000 messages in 20 chunks"
+    assert syncs == 3, "one for what came first, one for all the rest, one for its offset"
 
 
 def test_a_poison_message_in_the_middle_of_a_batch_is_set_aside_and_counted(tmp_path: Path) -> None:
