@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from local_broker import LocalBroker
 from rstream import ConfirmationStatus, Producer
+from tests.broker.local_broker import LocalBroker
 
 CONFIRM_TIMEOUT_S = 120.0
 _FRAME_MAX_BYTES = 80 * 1024 * 1024

@@ -33,7 +33,11 @@ from azaion_consumer.rejected import RejectedLimits
 from azaion_consumer.storage import OffsetRecord, Storage
 
 #: For property tests: a busy machine is no failure.
-PROPERTY = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+PROPERTY = settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 STREAM = "azaion-annotations"
 JPEG = b"\xff\xd8\xff\xe0" + b"a picture" + b"\xff\xd9"
 CREATED_AT = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)

@@ -20,7 +20,7 @@ from consumer_make import (
     tree,
     validated,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from azaion_consumer.messages import Detection, Role, label_text

@@ -13,8 +13,20 @@ from typing import Any
 
 import msgspec
 import pytest
-from consumer_make import JPEG, created, deleted, edited, entry, file_batch, opened, record, storage, tree, validated
-from hypothesis import HealthCheck, given, settings
+from consumer_make import (
+    JPEG,
+    created,
+    deleted,
+    edited,
+    entry,
+    file_batch,
+    opened,
+    record,
+    storage,
+    tree,
+    validated,
+)
+from hypothesis import given
 from hypothesis import strategies as st
 
 from azaion_consumer.errors import StorageError, StorageReason
