@@ -161,10 +161,10 @@ class Service:
                     raise connection.gone.result()
                 continue
             position = await self._position(connection)
-            session = Session(connection, self._storage, self._decoder, self._record, self._reference, events)
+            session = Session(connection, self._storage, self._decoder, self._record, position, self._reference, events)
             self._session = session
             try:
-                await session.run(position, self._stopping)
+                await session.run(self._stopping)
             except StorageError as error:
                 failed = True
                 self._set_writable(error)

@@ -43,6 +43,7 @@ class Session:
         storage: Storage,
         decoder: Decoder,
         record: OffsetRecord,
+        position: Position,
         reference: str,
         events: SessionEvents,
     ) -> None:
@@ -59,9 +60,11 @@ class Session:
         self._received_offset: int | None = None
         self._committed_offset = record.offset
         self._stored_offset = record.offset
-        self._writer = Writer(
-            storage, decoder, record, WriterEvents(self._piece_staged, self._batch_committed, events.on_rejected)
-        )
+        self._position = position
+        # The broker begins with the chunk that holds the offset, which may hold earlier ones too.
+        first_offset = position.value if position.type is OffsetType.OFFSET and position.value is not None else 0
+        writer_events = WriterEvents(self._piece_staged, self._batch_committed, events.on_rejected)
+        self._writer = Writer(storage, decoder, record, writer_events, first_offset)
 
     async def take_piece(self, piece: Piece) -> None:
         """The connection's `on_piece` while this session lasts; waits while enough is waiting for the disk."""
@@ -74,8 +77,8 @@ class Session:
             self._credit += self._flow.credit_after(piece.head.data_bytes)
             self._credit_wanted.set()
 
-    async def run(self, position: Position, stopping: asyncio.Event) -> None:
-        """Read and file from `position` until `stopping`, then finish the batch.
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Read and file until `stopping`, then finish the batch.
 
         Raises BrokerError when the connection is lost and StorageError when the tree cannot be written; either way what
         was staged before is committed if that is possible.
@@ -89,7 +92,7 @@ class Session:
             asyncio.create_task(self._store_offsets(), name="offsets"),
         }
         try:
-            await self._connection.subscribe(position)
+            await self._connection.subscribe(self._position)
             self._events.on_reading()
             waiting: set[asyncio.Future[Any]] = {stager, committer, self._connection.gone, *helpers}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)

@@ -76,15 +76,17 @@ class Writer:
         decoder: Decoder,
         record: OffsetRecord,
         events: WriterEvents,
+        first_offset: int = 0,
         limits: BatchLimits | None = None,
     ) -> None:
+        """`record` is what is committed; messages before `first_offset` are left out as well as those it covers."""
         self._storage = storage
         self._decoder = decoder
         self._events = events
         self._limits = limits or BatchLimits()
         #: What the offset file will say once everything taken so far is durable.
         self._record = record
-        self._next_offset = 0 if record.offset is None else record.offset + 1
+        self._next_offset = max(first_offset, 0 if record.offset is None else record.offset + 1)
         self._changed = threading.Condition()
         self._pieces: deque[Piece] = deque()
         #: What the committer takes next.

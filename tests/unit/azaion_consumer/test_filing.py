@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from consumer_make import (
     JPEG,
+    PROPERTY,
     annotation,
     created,
     deleted,
@@ -183,9 +184,7 @@ def test_a_message_that_cannot_be_applied_is_set_aside_and_the_rest_goes_on(tmp_
     assert b'"BadExtension"' in found["data-rejected/00000000000000000001.json"]
 
 
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@PROPERTY
 @given(
     st.lists(
         st.builds(

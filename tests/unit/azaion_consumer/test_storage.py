@@ -230,9 +230,7 @@ def annotations(root: Path) -> dict[str, bytes]:
     return {name: data for name, data in tree(root).items() if not name.endswith(".json")}
 
 
-@settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
+@PROPERTY
 @given(st.lists(messages, min_size=1, max_size=8), st.integers(1, 4), st.integers(0, 60), st.integers(0, 60))
 def test_a_death_at_any_file_operation_changes_nothing_in_the_end(
     tmp_path: Path, row: list[bytes], batch: int, first_death: int, second_death: int

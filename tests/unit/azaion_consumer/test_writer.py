@@ -64,7 +64,7 @@ def running(
 ) -> Iterator[tuple[Writer, Heard, list[Future[None]]]]:
     """A writer with both of its threads; closed at the end."""
     heard = Heard()
-    writer = Writer(storage, Decoder(80), start or record(None), heard.events(), limits)
+    writer = Writer(storage, Decoder(80), start or record(None), heard.events(), limits=limits)
     with ThreadPoolExecutor(2) as threads:
         futures = [threads.submit(writer.run_stager), threads.submit(writer.run_committer)]
         try:
