@@ -30,6 +30,10 @@ RELEASE = "azaion"
 #: On the namespace the demo made: nothing without it is touched.
 DEMO_LABEL = "azaion.com/demo"
 REPOSITORY = "docker.io/azaion"
+#: Lines of an image build that matter only when it fails; then the last of them are shown.
+CHATTER = re.compile(
+    r"(\[\d+/\d+] )?(STEP |COMMIT |--> |Successfully |#\d+ |Getting |Copying |Writing )|[0-9a-f]{11,}$"
+)
 IMAGES = ("operator", "consumer", "trainer", "broker")
 
 
@@ -135,7 +139,7 @@ class CurrentCluster:
             terminal.line("$ " + shlex.join(command))
         confirm("Run these two commands?", self.yes)
         for command in (build, load):
-            stream_output(command, {}, lambda line: terminal.line(f"| {line}"))
+            _stream_command(terminal, command)
 
     def values(self) -> Object:
         return {}
@@ -229,4 +233,15 @@ def _made_by_demo(namespace: Object) -> bool:
 
 
 def _stream(terminal: Terminal, *arguments: str) -> None:
-    stream_output([sys.executable, *arguments], {}, lambda line: terminal.line(f"| {line}"))
+    """Run one of the repository's programs, its lines below the step."""
+    _stream_command(terminal, [sys.executable, *arguments])
+
+
+def _stream_command(terminal: Terminal, command: Sequence[str]) -> None:
+    def show(line: str) -> None:
+        if CHATTER.match(line):
+            terminal.passing(line)
+        else:
+            terminal.line(f"| {line}")
+
+    stream_output(command, {}, show)

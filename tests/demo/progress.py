@@ -1,4 +1,4 @@
-"""A TrainingRun as it goes on: the columns `kubectl get trainingruns` has, a line whenever one of them changes."""
+"""A TrainingRun as it goes on: the columns of `kubectl get trainingruns` and MAP50, a line whenever one changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class RunView:
 
     @property
     def header(self) -> str:
-        return table_row(("NAME", "PHASE", "STAGE", "EPOCH", "mAP50", "mAP50-95", "ETA", "MESSAGE"), _WIDTHS)
+        return table_row(("NAME", "PHASE", "STAGE", "EPOCH", "MAP50", "MAP50-95", "ETA", "MESSAGE"), _WIDTHS)
 
     def row(self, run: Object) -> str | None:
         """The line for this state, or None when a person would see nothing new.

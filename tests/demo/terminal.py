@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -49,12 +50,15 @@ class Terminal:
 
     def bar(self, fraction: float, text: str) -> None:
         """A progress bar on a real terminal; nothing elsewhere."""
-        if not self._live:
-            return
         full = round(min(1.0, max(0.0, fraction)) * _BAR_WIDTH)
-        drawn = f"        [{'#' * full}{'.' * (_BAR_WIDTH - full)}] {100 * fraction:3.0f} %  {text}"
-        print(f"\r\033[K{drawn[:160]}", end="", file=self._out, flush=True)
-        self._bar_shown = True
+        self.passing(f"[{'#' * full}{'.' * (_BAR_WIDTH - full)}] {100 * fraction:3.0f} %  {text}")
+
+    def passing(self, text: str) -> None:
+        """A line that the next one replaces, on a real terminal; nothing elsewhere."""
+        if self._live:
+            width = shutil.get_terminal_size().columns - 9
+            print(f"\r\033[K        {text[:width]}", end="", file=self._out, flush=True)
+            self._bar_shown = True
 
     def _erase_bar(self) -> None:
         if self._bar_shown:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.demo.access import CommandError, DemoError, objects_in, output_of, stream_output, wait_for
-from tests.demo.clusters import IMAGES, chart_version, load_command, missing_images
+from tests.demo.clusters import CHATTER, IMAGES, chart_version, load_command, missing_images
 from tests.demo.progress import RunView, fraction_done
 from tests.demo.scenes import DIGITS, scene_names
 from tests.demo.story import RUN, SAMPLES, SCENES, demo_scenes, demo_spec, demo_values, document, finished_series
@@ -164,3 +164,34 @@ def test_steps_are_numbered_and_timed_also_when_they_fail() -> None:
 def test_times_and_rows_read_well() -> None:
     assert (clock(0), clock(59.9), clock(247)) == ("0:00", "0:59", "4:07")
     assert table_row(("a", "", "message"), (3, 4)) == "a            message"
+
+
+class ARealTerminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_real_terminal_a_bar_is_replaced_by_the_next_line() -> None:
+    out = ARealTerminal()
+    terminal = Terminal(1, out)
+    terminal.bar(0.5, "half")
+    terminal.line("done")
+    assert out.getvalue() == f"\r\033[K        [{'#' * 15}{'.' * 15}]  50 %  half\r\033[K        done\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "matters"),
+    [
+        ("building docker.io/azaion/operator:0.1.0 with buildah", True),
+        ("docker.io/azaion/operator:0.1.0: 235 MB in 40 s", True),
+        ("ERROR: no such package", True),
+        ("[1/2] STEP 3/7: COPY crds crds", False),
+        ("STEP 8/8: LABEL", False),
+        ("--> Using cache", False),
+        ("--> Using cache 91f5def059b38bb941c860e7b4b60938620c2420a599fa117136cc4fecdc3608", False),
+        ("11bfea9f475989e2c0a0a0d0baf643ae369b4ded937e00412eb6c848fb6c2e51", False),
+        ("#7 [2/5] RUN pip install", False),
+    ],
+)
+def test_the_chatter_of_an_image_build_is_told_from_what_matters(line: str, matters: bool) -> None:
+    assert (CHATTER.match(line) is None) is matters
