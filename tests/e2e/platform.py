@@ -131,9 +131,11 @@ class Platform:
         return self.shell(f"sha256sum {path}").split()[0]
 
     def series(self) -> str:
-        """kube-state-metrics' text."""
+        """kube-state-metrics' text; on a busy machine its readiness probe may have failed for a moment."""
         service = f"/api/v1/namespaces/{NAMESPACE}/services/azaion-kube-state-metrics:http"
-        return self.access.kubectl("get", "--raw", f"{service}/proxy/metrics")
+        return wait_for(
+            "kube-state-metrics answers", lambda: self.access.kubectl("get", "--raw", f"{service}/proxy/metrics"), 60
+        )
 
     def value(self, metric: str, **labels: str) -> float | None:
         """Value of the first series of that name with these labels."""

@@ -84,7 +84,7 @@ def test_a_base_model_that_is_no_model_fails_with_a_sentence(platform: Platform,
 def test_a_missing_image_is_said_in_the_kubelets_words_and_the_run_goes_on_when_it_is_there(
     platform: Platform, story: Story, run: str
 ) -> None:
-    platform.install("trainer.image.tag=absent")
+    platform.install("images.trainer.tag=absent")
     try:
         platform.apply("TrainingRun", run, small_run(epochs=1))
         status = platform.wait_status("trainingrun", run, "the reason", lambda s: "absent" in s.get("message", ""), 120)
