@@ -84,7 +84,7 @@ venv: .venv/.ready ## the development environment in .venv
 .venv/.ready: tests/requirements.txt tests/bootstrap-requirements.txt pyproject.toml $(wildcard */pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
 	test -x $(PY) || $(PYTHON) -m venv .venv
-	$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip -q
+	$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
 	$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r tests/bootstrap-requirements.txt
 	.venv/bin/uv pip install -q --python $(PY) --require-hashes -r tests/requirements.txt
 	.venv/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation -e crds -e operator -e trainer-image -e consumer-image

@@ -1,7 +1,8 @@
 """Resolve every dependency anew into hash-pinned requirement files: one for development, one per image,
 one to bootstrap the environment, one that builds the wheels.
 
-The images' files are constrained by development's, so that what is tested is what is shipped. No registry's address is written.
+The images' files are constrained by development's, so that what is tested is what is shipped. No registry's address
+is written.
 """
 
 from __future__ import annotations
@@ -11,11 +12,25 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-COMMON = (
-    "--universal --generate-hashes --no-emit-index-url --no-emit-find-links --quiet --no-header --no-annotate "
-    "--python-version 3.11 --no-emit-package azaion-api --no-emit-package azaion-operator "
-    "--no-emit-package azaion-trainer --no-emit-package azaion-consumer"
-).split()
+COMMON = [
+    "--universal",
+    "--generate-hashes",
+    "--no-emit-index-url",
+    "--no-emit-find-links",
+    "--quiet",
+    "--no-header",
+    "--no-annotate",
+    "--python-version",
+    "3.11",
+    "--no-emit-package",
+    "azaion-api",
+    "--no-emit-package",
+    "azaion-operator",
+    "--no-emit-package",
+    "azaion-trainer",
+    "--no-emit-package",
+    "azaion-consumer",
+]
 DEVELOPMENT = "tests/requirements.txt"
 
 
