@@ -9,6 +9,7 @@ import pytest
 from tests.demo.clusters import TestCluster
 from tests.demo.terminal import Terminal
 from tests.e2e.platform import Platform
+from tests.e2e.story import Story, tell
 
 #: Keeps the cluster after the session and takes it up again in the next: for writing tests.
 KEEP = "AZAION_E2E_KEEP"
@@ -33,3 +34,9 @@ def platform() -> Iterator[Platform]:
     finally:
         if not keep:
             place.remove(terminal)
+
+
+@pytest.fixture(scope="session")
+def story(platform: Platform) -> Story:
+    """Told once; every test may look at it."""
+    return tell(platform)

@@ -8,11 +8,9 @@ from collections.abc import Iterator
 import pytest
 from tests.demo.access import CommandError, Object
 from tests.e2e.platform import STREAM, Platform, condition
-from tests.e2e.test_first_light import Story, small_run, story
+from tests.e2e.story import Story, small_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-
-__all__ = ["story"]
 
 
 @pytest.fixture

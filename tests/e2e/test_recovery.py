@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 from tests.e2e.platform import Platform, condition
-from tests.e2e.test_first_light import Story, small_run, story
+from tests.e2e.story import Story, small_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
-
-__all__ = ["story"]
 
 
 def test_a_killed_trainer_goes_on_from_its_verified_checkpoint(platform: Platform, story: Story) -> None:
