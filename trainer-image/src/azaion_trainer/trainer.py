@@ -179,12 +179,17 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         )
         return TrainingLoader(images, reading, workers, pin_memory=self.device.type == "cuda")
 
+    def get_model(self, cfg: Any = None, weights: Any = None, verbose: bool = True) -> Any:
+        """The model; its table of layers is never logged, and its operations never counted, which takes seconds."""
+        del verbose
+        return super().get_model(cfg, weights, verbose=False)
+
     def setup_model(self) -> Any:
         """The base model, or the architecture the state was saved with; the weights then come from the state."""
         state = self.setup.state
         if state is None:
             return super().setup_model()
-        self.model = self.get_model(cfg=state["model_yaml"], weights=None, verbose=False)
+        self.model = self.get_model(cfg=state["model_yaml"])
         return None
 
     # Going on from a state
@@ -230,12 +235,11 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
     def _resume_losses(self, state: State) -> None:
         """The loss function's own schedule, and the mean losses of the epoch so far."""
         model = unwrap_model(self.model)
-        if state["epoch"] > 0:
-            model.criterion = model.init_criterion()
-            if hasattr(model.criterion, "update"):
-                # Its weights follow from how often it was updated, and from the number of epochs in all.
-                model.criterion.updates = state["epoch"] - 1
-                model.criterion.update()
+        model.criterion = model.init_criterion()
+        if state["epoch"] > 0 and hasattr(model.criterion, "update"):
+            # Its weights follow from how often it was updated, and from the number of epochs in all.
+            model.criterion.updates = state["epoch"] - 1
+            model.criterion.update()
         if self.position.images_seen:
             self.tloss = {name: value.to(self.device) for name, value in state["running_loss"].items()}
             self.loss_items = self.tloss
