@@ -30,9 +30,9 @@ demo-down: .venv/.ready ## remove what `make demo` made
 
 .PHONY: check test test-faults unit apiserver e2e
 check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
-test: check cluster-build images-build ## everything: unit, API-server and end-to-end tests with a few of each fault
+test: check cluster-build images-build broker-install ## everything: unit, API-server and end-to-end tests with a few of each fault
 	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu"
-test-faults: .venv/.ready cluster-build images-build ## the long fault series on a real node
+test-faults: .venv/.ready cluster-build images-build broker-install ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
 unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
 	$(PY) -m pytest tests/unit -m "not slow and not gpu"
@@ -40,6 +40,10 @@ apiserver: .venv/.ready cluster-build ## tests against a real API server without
 	$(PY) -m pytest tests/apiserver
 e2e: .venv/.ready cluster-build images-build ## end-to-end tests on a real node
 	$(PY) -m pytest tests/e2e -m "not faults"
+
+.PHONY: broker-install
+broker-install:
+	test -x /usr/lib/rabbitmq/bin/rabbitmq-server || { apt-get update -qq && apt-get install -qq -y --no-install-recommends rabbitmq-server; }
 
 .PHONY: lint types crd-check format
 lint: .venv/.ready ## ruff
