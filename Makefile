@@ -16,7 +16,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 help: ## show every target
 	@awk 'BEGIN {FS = ":.*## "; print "Azaion Training\n"} \
 	  /^## / {printf "\n%s\n", substr($$0, 4)} \
-	  /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	  /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 ## See it work
 
