@@ -55,6 +55,10 @@ class LocalBroker:
                 raise BrokerError(f"RabbitMQ was not up within {START_TIMEOUT_S:.0f} s:\n{self._tail()}")
             _pause()
 
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def stop(self) -> None:
         """End the node in order, as a shutdown of the machine does."""
         self._end(signal.SIGTERM)
@@ -156,20 +160,30 @@ class LocalBroker:
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
             return
+        group = self._process.pid
         self.resume()
-        # The script hands its process over to the Erlang node; on SIGKILL nothing of the group may be left.
-        os.killpg(self._process.pid, number)
+        os.killpg(group, number)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
         try:
-            self._process.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired as error:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            raise BrokerError(f"RabbitMQ did not stop within {STOP_TIMEOUT_S:.0f} s:\n{self._tail()}") from error
+            # The script's Erlang node outlives it by a moment, and a new one needs its name and ports.
+            while self._process.poll() is None or _is_alive(group) or _accepts(self.host, self.stream_port):
+                if time.monotonic() > deadline:
+                    os.killpg(group, signal.SIGKILL)
+                    raise BrokerError(f"RabbitMQ did not stop within {STOP_TIMEOUT_S:.0f} s:\n{self._tail()}")
+                _pause()
         finally:
             self._process = None
 
     def _tail(self) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
+
+
+def _is_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _accepts(host: str, port: int) -> bool:

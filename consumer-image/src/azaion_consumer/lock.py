@@ -29,7 +29,8 @@ class TreeLock:
         if self._descriptor is not None:
             self.verify()
             return
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+        # Held for reading: a file open for writing would keep the volume from being remounted read-only.
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o664)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -42,8 +43,7 @@ class TreeLock:
             ) from error
         self._descriptor = descriptor
         self.verify()
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{self._holder}\n".encode(), 0)
+        self._path.write_text(f"{self._holder}\n")
 
     def verify(self) -> None:
         """Raises StorageError when the lock file was removed or replaced: another process could lock the new one."""

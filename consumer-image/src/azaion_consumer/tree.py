@@ -83,13 +83,19 @@ class Tree:
         rename_if_there(staged, directory.label(stem))
 
     def put_image(self, directory: Directory, stem: str, extension: str, staged: str) -> None:
-        """Put an image in place; it replaces one of the same stem, whatever extension that one has."""
+        """Put an image in place; it replaces one of the same stem, whatever extension that one has.
+
+        Nothing to do when it is there already: what came after it may have replaced it in turn.
+        """
+        if not os.path.lexists(staged):
+            return
+        # First what it replaces: a death in between leaves the staged file, so that the put is made again.
+        self._drop_images(directory, stem, directory.extensions - {extension})
         path = directory.image(stem, extension)
         new = not os.path.lexists(path)
-        if rename_if_there(staged, path):
-            directory.extensions.add(extension)
-            directory.images += new
-        self._drop_images(directory, stem, directory.extensions - {extension})
+        os.rename(staged, path)
+        directory.images += new
+        directory.extensions.add(extension)
 
     def move_label(self, stem: str, source: Directory, target: Directory) -> bool:
         """True when there was one to move."""
@@ -104,13 +110,14 @@ class Tree:
             path, there = source.image(stem, extension), target.image(stem, extension)
             if not os.path.lexists(path):
                 continue
+            # First what it replaces: a death in between leaves the source, so that the move is made again.
+            self._drop_images(target, stem, target.extensions - {extension})
             new = not os.path.lexists(there)
             os.rename(path, there)
             moved = True
             source.images -= 1
             target.images += new
             target.extensions.add(extension)
-            self._drop_images(target, stem, target.extensions - {extension})
         return moved
 
     def drop_label(self, directory: Directory, stem: str) -> None:

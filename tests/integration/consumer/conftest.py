@@ -28,6 +28,8 @@ def broker() -> Iterator[LocalBroker]:
 @pytest.fixture
 def bench(broker: LocalBroker, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
     """Everything one test needs; what it started is ended."""
+    if not broker.is_running:
+        broker.start()
     found = Bench(broker, request.node.name[:100].replace("/", "-"), tmp_path)
     yield found
     found.close()

@@ -140,6 +140,7 @@ class Bench:
         )
         self._directory = directory
         self._consumers: list[Consumer] = []
+        self._made = False
 
     def write_credentials(self, username: str | None = None, password: str | None = None) -> None:
         (self.credentials / "username").write_text(username or self.broker.username)
@@ -157,9 +158,12 @@ class Bench:
         return consumer
 
     def create_stream(self, **arguments: str | int) -> None:
-        asyncio.run(producer.create_stream(self.broker, self.stream, **arguments))
+        if not self._made:
+            asyncio.run(producer.create_stream(self.broker, self.stream, **arguments))
+            self._made = True
 
     def delete_stream(self) -> None:
+        self._made = False
         asyncio.run(producer.delete_stream(self.broker, self.stream))
 
     def publish(self, entries: Iterable[bytes]) -> int:

@@ -82,15 +82,15 @@ def uninterrupted(bench: Bench, messages: int) -> dict[str, bytes]:
 
 
 def test_killed_again_and_again_under_load_it_ends_with_the_tree_of_an_undisturbed_one(bench: Bench) -> None:
-    entries = workload(4000)
+    entries = workload(2000)
     bench.publish(entries)
     expected = uninterrupted(bench, len(entries))
     choose = random.Random(11)
     kills = 0
-    for _ in range(12):
+    for _ in range(8):
         consumer = bench.start()
         end = len(entries) - 1
-        wanted = min(end, committed_offset(bench) + choose.randrange(1, 300))
+        wanted = min(end, committed_offset(bench) + choose.randrange(1, 250))
         wait_for("some progress", lambda wanted=wanted: committed_offset(bench) >= wanted)
         if wanted == end:
             break
@@ -98,7 +98,7 @@ def test_killed_again_and_again_under_load_it_ends_with_the_tree_of_an_undisturb
         kills += 1
     last = bench.start()
     bench.wait_until_filed(len(entries), last)
-    assert kills >= 3
+    assert kills >= 3, "the messages were filed too fast to be interrupted"
     assert bench.tree() == expected
     assert len(bench.rejected()) == entries.count(b"poison")
     assert last.terminate() == 0

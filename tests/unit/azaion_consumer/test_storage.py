@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from consumer_make import (
     JPEG,
+    PROPERTY,
     created,
     deleted,
     edited,
@@ -34,6 +35,7 @@ from azaion_consumer.messages import Detection, RejectReason, Role
 from azaion_consumer.storage import Storage
 
 STATE = ".ingest/annotations"
+PNG = b"\x89PNG\r\n\x1a\n"
 
 
 # The offset file
@@ -198,7 +200,7 @@ def run(root: Path, messages: list[bytes], batch: int, start: Storage | None = N
 
 names = st.sampled_from(["a", "b"])
 roles = st.sampled_from([Role.VALIDATOR, Role.OPERATOR])
-formats = st.sampled_from([(".jpg", JPEG), (".png", b"\x89PNG\r\n\x1a\n")])
+formats = st.sampled_from([(".jpg", JPEG), (".png", PNG)])
 messages = st.one_of(
     st.builds(
         lambda name, role, form, number: created(
@@ -254,6 +256,45 @@ def test_a_death_at_any_file_operation_changes_nothing_in_the_end(
         run(torn, row, batch)
         assert annotations(torn) == annotations(whole)
         assert os.listdir(torn / STATE / "staging") == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [
+            created("b", extension=".png", image=PNG),
+            created("b", role=Role.OPERATOR),
+            validated("a", "b"),
+            created("b", role=Role.OPERATOR),
+        ],
+        [
+            created("a", role=Role.OPERATOR),
+            validated("a"),
+            created("a", role=Role.OPERATOR, extension=".png", image=PNG),
+            edited("a"),
+            deleted("a"),
+            created("a"),
+        ],
+    ],
+)
+@pytest.mark.parametrize("batch", [6])
+def test_a_death_at_every_single_file_operation_changes_nothing(tmp_path: Path, row: list[bytes], batch: int) -> None:
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    run(whole, row, batch)
+    for death in range(1000):
+        torn = tmp_path / f"torn-{death}"
+        torn.mkdir()
+        victim = storage(torn)
+        with killed_at(death) as has_died, suppress(Killed):
+            run(torn, row, batch, victim)
+        victim.lock.release()
+        if not has_died():
+            assert death > 20, "the deaths were not counted"
+            return
+        run(torn, row, batch)
+        assert annotations(torn) == annotations(whole), f"killed before file operation {death}"
+    raise AssertionError("it never ends")
 
 
 def test_the_offset_is_published_after_the_files_and_the_batch_before_its_steps(
