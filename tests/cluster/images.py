@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -27,12 +28,13 @@ import sys
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 
 if str(Path(__file__).resolve().parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -322,6 +324,8 @@ class Buildah:
         return self._root
 
     def build(self, context: Path, containerfile: str, ref: str, options: BuildOptions) -> None:
+        # What a build that was killed left mounted. The caller holds the lock: no other build is under way.
+        _run([*self._command, "rm", "--all"], "removing build containers", quiet=True)
         with _machine_settings(context.parent) as volumes:
             command = [*self._command, "build", "--isolation", "chroot", "--network", "host", "--layers"]
             command += ["--format", "oci", "--file", str(context / containerfile), "--tag", ref]
@@ -371,6 +375,34 @@ class Buildah:
 
     def archive_command(self, ref: str) -> list[str]:
         return [*self._command, "push", "--quiet", ref, f"docker-archive:/dev/stdout:{ref}"]
+
+    def layer_directories(self) -> dict[str, Path]:
+        """The unpacked files of each layer, by the layer's digest; none where layers are not kept as overlays."""
+        try:
+            known = json.loads((self._root / "overlay-layers" / "layers.json").read_text())
+        except FileNotFoundError:
+            return {}
+        found = {str(layer.get("diff-digest")): self._root / "overlay" / layer["id"] / "diff" for layer in known}
+        return {digest: path for digest, path in found.items() if path.is_dir()}
+
+    @contextmanager
+    def layout(self, image: OciImage, wanted: Sequence[OciLayer]) -> Iterator[Path]:
+        """An OCI layout that really holds the wanted layers only: in place of the others lie empty files of their size,
+        which buildah takes for what it wrote before."""
+        directory = cache_directory() / f"layout-{os.getpid()}"
+        shutil.rmtree(directory, ignore_errors=True)
+        try:
+            blobs = directory / "blobs" / "sha256"
+            blobs.mkdir(parents=True)
+            for layer in image.layers:
+                if layer not in wanted:
+                    with (blobs / layer.digest[7:]).open("wb") as file:
+                        file.truncate(layer.size_bytes)
+            command = [*self._command, "push", "--quiet", image.ref, f"oci:{directory}:image"]
+            _run(command, f"packing {image.ref}", quiet=True)
+            yield directory
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
 
     def manifest(self, ref: str) -> OciImage | None:
         """The image as its registry form names it, or None where it cannot be told without packing the layers."""
@@ -646,37 +678,64 @@ def _digest(content: bytes) -> str:
 
 
 def _add(out: IO[bytes], name: str, size_bytes: int, stream: IO[bytes]) -> None:
-    """One member of a tar archive, in large pieces: tarfile's own writer copies every byte several times."""
+    """One member of a tar archive, in large pieces: tarfile's own writer copies every byte several times.
+
+    Raises ImageError when the stream holds more or less than it should.
+    """
     member = tarfile.TarInfo(name)
     member.size = size_bytes
     out.write(member.tobuf(tarfile.GNU_FORMAT))
-    shutil.copyfileobj(stream, out, _CHUNK_BYTES)
+    copied_bytes = 0
+    while chunk := stream.read(_CHUNK_BYTES):
+        out.write(chunk)
+        copied_bytes += len(chunk)
+    if copied_bytes != size_bytes:
+        raise ImageError(f"{name} holds {copied_bytes} bytes and should hold {size_bytes}")
     out.write(bytes(-size_bytes % tarfile.BLOCKSIZE))
 
 
-def write_oci(image: OciImage, skip: frozenset[str], docker_archive: IO[bytes] | None, out: IO[bytes]) -> None:
-    """Write an OCI archive of the image without the layers in `skip`; the others are taken out of a docker archive.
+def write_oci(image: OciImage, layers: Iterable[tuple[OciLayer, IO[bytes]]], out: IO[bytes]) -> None:
+    """Write an OCI archive with these layers, maybe fewer than the image has; they pass through and are not kept.
 
-    Nothing is kept on disk: layers pass from one stream to the other. Raises ImageError when a layer does not come.
+    Raises ImageError when a layer is not what the manifest says.
     """
-    missing = {layer.digest: layer.size_bytes for layer in image.layers if layer.digest not in skip}
     layout, index = b'{"imageLayoutVersion": "1.0.0"}', image.index()
     _add(out, "oci-layout", len(layout), BytesIO(layout))
     _add(out, "index.json", len(index), BytesIO(index))
     for content in (image.manifest, image.config):
         _add(out, f"blobs/sha256/{_digest(content)[7:]}", len(content), BytesIO(content))
-    if missing and docker_archive is not None:
-        with tarfile.open(fileobj=docker_archive, mode="r|", bufsize=_CHUNK_BYTES) as layers:
-            for member in layers:
-                digest = f"sha256:{member.name.removesuffix('.tar')}"
-                stream = layers.extractfile(member) if member.isfile() and digest in missing else None
-                if stream is not None:
-                    if member.size != missing.pop(digest):
-                        raise ImageError(f"{image.ref}: layer {digest} has another size than its manifest says")
-                    _add(out, f"blobs/sha256/{digest[7:]}", member.size, stream)
+    for layer, stream in layers:
+        _add(out, f"blobs/sha256/{layer.digest[7:]}", layer.size_bytes, stream)
     out.write(bytes(2 * tarfile.BLOCKSIZE))
+
+
+def layers_of_docker_archive(wanted: Sequence[OciLayer], archive: IO[bytes]) -> Iterator[tuple[OciLayer, IO[bytes]]]:
+    """These layers out of what `docker save` writes. Raises ImageError when one is not in it."""
+    missing = {layer.digest: layer for layer in wanted}
+    with tarfile.open(fileobj=archive, mode="r|", bufsize=_CHUNK_BYTES) as members:
+        for member in members:
+            digest = f"sha256:{member.name.removesuffix('.tar')}"
+            stream = members.extractfile(member) if member.isfile() and digest in missing else None
+            if stream is not None:
+                yield missing.pop(digest), stream
     if missing:
-        raise ImageError(f"{image.ref}: the engine did not hand out the layers {', '.join(missing)}")
+        raise ImageError(f"the engine did not hand out the layers {', '.join(missing)}")
+
+
+def layers_of_layout(
+    image: OciImage, wanted: Sequence[OciLayer], directory: Path
+) -> Iterator[tuple[OciLayer, IO[bytes]]]:
+    """These layers out of an OCI layout of the image, in which they may be compressed."""
+    index = json.loads((directory / "index.json").read_text())
+    blobs = directory / "blobs" / "sha256"
+    manifest = json.loads((blobs / index["manifests"][0]["digest"][7:]).read_text())
+    for layer, written in zip(image.layers, manifest["layers"], strict=True):
+        if layer in wanted:
+            path = blobs / written["digest"][7:]
+            with path.open("rb") as plain:
+                compressed = plain.read(2) == b"\x1f\x8b"
+                plain.seek(0)
+                yield layer, cast("IO[bytes]", gzip.GzipFile(fileobj=plain)) if compressed else plain
 
 
 @contextmanager
@@ -705,6 +764,9 @@ class Node(Protocol):
     def take(self, stream: IO[bytes]) -> None:
         """Import an archive. Raises ImageError."""
 
+    def link(self, image: OciImage, directories: Mapping[str, Path]) -> None:
+        """Take unpacked layers that lie on the same disk by hard links, as far as that goes; the rest is imported."""
+
 
 class TestClusterNode:
     """The node of a test cluster."""
@@ -723,6 +785,45 @@ class TestClusterNode:
         except ClusterError as error:
             raise ImageError(str(error)) from error
 
+    def link(self, image: OciImage, directories: Mapping[str, Path]) -> None:
+        """Gigabytes in seconds, and on disk once: both sides only ever read the files of a layer, or unlink them.
+
+        A snapshot of the layer's ChainID is what importing the layer would leave behind.
+        """
+        snapshots = _snapshots(self)
+        parent: list[str] = []
+        for layer, chain in image.chain_ids().items():
+            if chain not in snapshots and not self._link_layer(directories.get(layer), parent, chain):
+                return
+            parent = [chain]
+
+    def _link_layer(self, source: Path | None, parent: Sequence[str], chain: str) -> bool:
+        key = f"linking-{chain[7:19]}-{os.getpid()}"
+        if source is None or self.ctr(["snapshots", "prepare", key, *parent]) is None:
+            return False
+        mounts = self.ctr(["snapshots", "mounts", "/target", key]) or ""
+        place = re.search(r"(?:upperdir=|-t bind )/var/lib/containerd/([^, ]+)", mounts)
+        if place is not None:
+            target = self._cluster.layout.data / "containerd" / place[1]
+            # While buildah works, its directory is a mount of its own, and no link leads out of a mount: look below it.
+            script = 'umount --lazy "$1"; exec cp --archive --link --no-target-directory "$2" "$3"'
+            command = [
+                "unshare",
+                "--mount",
+                "sh",
+                "-c",
+                script,
+                "link",
+                str(source.parents[1]),
+                str(source),
+                str(target),
+            ]
+            copied = subprocess.run(command, capture_output=True, check=False).returncode == 0
+            if copied and self.ctr(["snapshots", "commit", chain, key]) is not None:
+                return True
+        self.ctr(["snapshots", "remove", key])
+        return False
+
 
 class K3sNode:
     """This machine's own k3s."""
@@ -737,6 +838,9 @@ class K3sNode:
     def take(self, stream: IO[bytes]) -> None:
         _feed(["k3s", "ctr", "--namespace", "k8s.io", "images", "import", "--label", _PIN_LABEL, "-"], stream)
 
+    def link(self, image: OciImage, directories: Mapping[str, Path]) -> None:
+        """A production node keeps its own copies."""
+
 
 class KindNode:
     """Every node of a kind cluster."""
@@ -750,6 +854,9 @@ class KindNode:
 
     def take(self, stream: IO[bytes]) -> None:
         _feed(["kind", "load", "image-archive", "--name", self._cluster, "/dev/stdin"], stream)
+
+    def link(self, image: OciImage, directories: Mapping[str, Path]) -> None:
+        """The nodes are containers with disks of their own."""
 
 
 def _feed(command: Sequence[str], stream: IO[bytes]) -> None:
@@ -785,27 +892,41 @@ def _has(node: Node, image: OciImage) -> bool:
     return any(line.split()[0] == image.ref and image.digest in line.split() for line in listed.splitlines() if line)
 
 
+def _snapshots(node: Node) -> frozenset[str]:
+    """Names of the unpacked layers on the node."""
+    return frozenset((node.ctr(["snapshots", "list"]) or "").split())
+
+
 def _stream(engine: Engine, node: Node, ref: str, known: OciImage | None) -> int:
     """Send the image; returns the bytes sent. Layers whose snapshot the node has are left out."""
-    skip: frozenset[str] = frozenset()
-    if known is not None:
-        snapshots = set((node.ctr(["snapshots", "list"]) or "").split())
-        skip = frozenset(digest for digest, chain in known.chain_ids().items() if chain in snapshots)
     counter = _Counter()
-    with _pipe(lambda out: _write_archive(engine, ref, known, skip, out), counter) as stream:
+    write: Callable[[IO[bytes]], None] = partial(_write_all, engine, ref)
+    if known is not None and isinstance(engine, Buildah):
+        node.link(known, engine.layer_directories())
+        snapshots = _snapshots(node)
+        write = partial(_write_missing, engine, known, [known.chain_ids()[x.digest] in snapshots for x in known.layers])
+    with _pipe(write, counter) as stream:
         node.take(stream)
     return counter.sent_bytes
 
 
-def _write_archive(engine: Engine, ref: str, known: OciImage | None, skip: frozenset[str], out: IO[bytes]) -> None:
-    if known is not None and all(layer.digest in skip for layer in known.layers):
-        write_oci(known, skip, None, out)
-        return
+def _write_all(engine: Engine, ref: str, out: IO[bytes]) -> None:
     with _output_of(engine.archive_command(ref), f"packing {ref}") as packed:
-        if known is not None:
-            write_oci(known, skip, packed, out)
-        else:
-            shutil.copyfileobj(packed, out, _CHUNK_BYTES)
+        shutil.copyfileobj(packed, out, _CHUNK_BYTES)
+
+
+def _write_missing(engine: Buildah, image: OciImage, present: Sequence[bool], out: IO[bytes]) -> None:
+    """Write the layers that are not present. Packing few of many takes seconds, packing all of them minutes."""
+    wanted = [layer for layer, there in zip(image.layers, present, strict=True) if not there]
+    missing_bytes, all_bytes = (sum(layer.size_bytes for layer in layers) for layers in (wanted, image.layers))
+    if not wanted:
+        write_oci(image, [], out)
+    elif missing_bytes * 10 < all_bytes:
+        with engine.layout(image, wanted) as directory:
+            write_oci(image, layers_of_layout(image, wanted, directory), out)
+    else:
+        with _output_of(engine.archive_command(image.ref), f"packing {image.ref}") as packed:
+            write_oci(image, layers_of_docker_archive(wanted, packed), out)
 
 
 class _Counter:
