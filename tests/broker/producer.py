@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from rstream import ConfirmationStatus, Producer
+from rstream.exceptions import LeaderNotAvailable, StreamNotAvailable
 from tests.broker.local_broker import LocalBroker
 
 CONFIRM_TIMEOUT_S = 120.0
@@ -52,6 +53,7 @@ async def publish(broker: LocalBroker, stream: str, entries: Iterable[bytes]) ->
         all_confirmed.set()
 
     async with _producer(broker) as producer:
+        await _wait_until_available(producer, stream)
         for batch in _batches(entries):
             await producer.send_batch(stream, batch, on_publish_confirm=on_confirm)
             sent += len(batch)
@@ -64,6 +66,18 @@ async def publish(broker: LocalBroker, stream: str, entries: Iterable[bytes]) ->
                 all_confirmed.clear()
                 await all_confirmed.wait()
     return sent
+
+
+async def _wait_until_available(producer: Producer, stream: str) -> None:
+    """A broker that has just started takes connections before it has its streams."""
+    async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+        while True:
+            try:
+                await producer.stream_exists(stream)
+            except (StreamNotAvailable, LeaderNotAvailable):
+                await asyncio.sleep(0.2)
+            else:
+                return
 
 
 def _batches(entries: Iterable[bytes]) -> Iterable[Sequence[bytes]]:

@@ -42,7 +42,7 @@ def annotation(name: str, **changes: Any) -> Annotation:
     return msgspec.structs.replace(found, **changes)
 
 
-def wait_for(what: str, look: Callable[[], T | None], timeout_s: float = TIMEOUT_S) -> T:
+def wait_for(what: str, look: Callable[[], T | None], timeout_s: float = TIMEOUT_S, interval_s: float = 0.02) -> T:
     """The first answer that is neither None nor False; fails with `what` when there is none in time."""
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -51,12 +51,7 @@ def wait_for(what: str, look: Callable[[], T | None], timeout_s: float = TIMEOUT
             return found
         if time.monotonic() > deadline_s:
             raise AssertionError(f"waited {timeout_s:.0f} s in vain for {what}")
-        _pause()
-
-
-def _pause() -> None:
-    """Between two looks at another process."""
-    time.sleep(0.02)
+        time.sleep(interval_s)  # another process cannot be waited for otherwise
 
 
 class Consumer:

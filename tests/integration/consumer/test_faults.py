@@ -65,6 +65,13 @@ def committed_offset(bench: Bench) -> int:
     return int(bench.committed().get("offset", -1))
 
 
+def staged_files(bench: Bench) -> int:
+    try:
+        return len(os.listdir(bench.root / ".ingest" / "annotations" / "staging"))
+    except FileNotFoundError:
+        return 0
+
+
 def uninterrupted(bench: Bench, messages: int) -> dict[str, bytes]:
     """The tree of a consumer that nobody disturbs."""
     root = bench.root.parent / "undisturbed"
@@ -82,23 +89,29 @@ def uninterrupted(bench: Bench, messages: int) -> dict[str, bytes]:
 
 
 def test_killed_again_and_again_under_load_it_ends_with_the_tree_of_an_undisturbed_one(bench: Bench) -> None:
-    entries = workload(2000)
+    entries = workload(3000)
     bench.publish(entries)
     expected = uninterrupted(bench, len(entries))
+    end = len(entries) - 1
     choose = random.Random(11)
     kills = 0
-    for _ in range(8):
+    for attempt in range(16):
+        # By turns in the middle of staging and right after a commit.
+        staged = choose.randrange(1, 200) if attempt % 2 else len(entries) * 3
+        before = committed_offset(bench)
         consumer = bench.start()
-        end = len(entries) - 1
-        wanted = min(end, committed_offset(bench) + choose.randrange(1, 250))
-        wait_for("some progress", lambda wanted=wanted: committed_offset(bench) >= wanted)
-        if wanted == end:
-            break
+        wait_for(
+            "some progress",
+            lambda staged=staged, before=before: staged_files(bench) >= staged or committed_offset(bench) > before,
+            interval_s=0.001,
+        )
         consumer.kill()
         kills += 1
+        if committed_offset(bench) == end:
+            break
     last = bench.start()
     bench.wait_until_filed(len(entries), last)
-    assert kills >= 3, "the messages were filed too fast to be interrupted"
+    assert kills >= 5, "the messages were filed too fast to be interrupted"
     assert bench.tree() == expected
     assert len(bench.rejected()) == entries.count(b"poison")
     assert last.terminate() == 0
