@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -173,37 +172,40 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert [line.split(",")[0] for line in csv[1:]] == ["1", "2", "3"]
 
 
-def test_our_loop_trains_as_ultralytics_own_does_on_the_same_batches(scenes: Layout, tmp_path: Path) -> None:
+def test_our_loop_trains_as_ultralytics_own_does_on_the_same_batches(scenes: Layout) -> None:
     """Whoever raises the ultralytics version learns here when its loop has changed."""
-    from ultralytics.models.yolo.detect import DetectionTrainer
+    from ultralytics.engine.trainer import BaseTrainer
 
-    from azaion_trainer.trainer import RunTrainer
-
-    class TheirLoop(DetectionTrainer):  # type: ignore[misc]
-        build_dataset = RunTrainer.build_dataset
-        get_dataloader = RunTrainer.get_dataloader
-
-    ours = context_of(scenes, "ours", parameters={**PARAMETERS, "close_mosaic": "0"}, epochs=2)
-    train(ours)
-    arguments = {
-        **{k: v for k, v in _arguments_of(ours).items() if k != "save_dir"},
-        "project": str(tmp_path),
-        "name": "theirs",
-    }
-    theirs = TheirLoop(overrides=arguments)
-    theirs.train()
-    state = newest_state(ours)
-    assert differences(dict(theirs.model.state_dict()), state["model"], "model") == []
-    assert differences(dict(theirs.ema.ema.state_dict()), state["ema"], "ema") == []
-
-
-def _arguments_of(context: StageContext) -> dict[str, Any]:
+    from azaion_trainer import train as stage
+    from azaion_trainer.checkpoints import CheckpointStore, Search
     from azaion_trainer.dataset import open_data_set
-    from azaion_trainer.train import _arguments
+    from azaion_trainer.trainer import RunTrainer, TrainingSetup
 
-    described = context.task.dataset
+    class TheirLoop(RunTrainer):
+        _do_train = BaseTrainer._do_train
+
+    training = {"parameters": {**PARAMETERS, "close_mosaic": "0"}, "epochs": 2}
+    ours = context_of(scenes, "ours", **training)
+    train(ours)
+    theirs = context_of(scenes, "theirs", **training)
+    described = theirs.task.dataset
     assert described is not None
-    return _arguments(context, open_data_set(context.layout, described.path))
+    trainer = TheirLoop(
+        TrainingSetup(
+            arguments=stage._arguments(theirs, open_data_set(scenes, described.path)),
+            digest="",
+            store=CheckpointStore(theirs.run.checkpoints),
+            listener=stage.ReportingListener(theirs, Search(None, ())),
+            heart=theirs.heart,
+            stop=theirs.stop,
+            checkpoint_interval_s=900,
+            keep_period=1,
+        )
+    )
+    trainer.train()
+    state = newest_state(ours)
+    assert differences(dict(trainer.model.state_dict()), state["model"], "model") == []
+    assert differences(dict(trainer.ema.ema.state_dict()), state["ema"], "ema") == []
 
 
 def test_the_installed_ultralytics_has_the_loop_ours_was_written_after() -> None:
