@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.broker.certificates import write_certificates
+
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _CONTROL = Path("/usr/lib/rabbitmq/bin/rabbitmqctl")
 START_TIMEOUT_S = 90.0
@@ -29,7 +31,7 @@ class LocalBroker:
         self.directory = directory
         self.username = username
         self.password = password
-        self.amqp_port, self.stream_port, self._dist_port, self._epmd_port = _free_ports(4)
+        self.amqp_port, self.stream_port, self.tls_port, self._dist_port, self._epmd_port = _free_ports(5)
         self.host = "127.0.0.1"
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory / "console.log"
@@ -54,6 +56,11 @@ class LocalBroker:
                 self.kill()
                 raise BrokerError(f"RabbitMQ was not up within {START_TIMEOUT_S:.0f} s:\n{self._tail()}")
             _pause()
+
+    @property
+    def authority(self) -> Path:
+        """Certificate of the private authority that signed the broker's, for connections to `tls_port`."""
+        return self.directory / "ca.crt"
 
     @property
     def is_running(self) -> bool:
@@ -116,10 +123,17 @@ class LocalBroker:
 
     def _write_configuration(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
+        if not self.authority.exists():
+            write_certificates(self.directory)
         (self.directory / "enabled_plugins").write_text("[rabbitmq_stream].\n")
         (self.directory / "rabbitmq.conf").write_text(
             f"listeners.tcp.default = {self.host}:{self.amqp_port}\n"
             f"stream.listeners.tcp.default = {self.host}:{self.stream_port}\n"
+            f"stream.listeners.ssl.default = {self.host}:{self.tls_port}\n"
+            f"ssl_options.cacertfile = {self.authority}\n"
+            f"ssl_options.certfile = {self.directory / 'broker.crt'}\n"
+            f"ssl_options.keyfile = {self.directory / 'broker.key'}\n"
+            "ssl_options.verify = verify_none\n"
             f"stream.advertised_host = {self.host}\n"
             f"stream.advertised_port = {self.stream_port}\n"
             f"default_user = {self.username}\n"

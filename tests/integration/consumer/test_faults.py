@@ -219,6 +219,19 @@ def test_what_keeps_it_from_the_stream_is_said(
     assert consumer.terminate() == 0
 
 
+def test_a_broker_of_a_private_authority_is_read_over_tls_and_a_stranger_is_not(bench: Bench) -> None:
+    bench.publish([encode_created(annotation("x"))])
+    bench.change_stream(port=bench.broker.tls_port, tls=Tls(enabled=True))
+    stranger = bench.start()
+    assert "CERTIFICATE_VERIFY_FAILED" in wait_for_reason(stranger, "TlsFailed")
+    assert stranger.terminate() == 0
+    bench.change_stream(tls=Tls(enabled=True, ca_secret_name="ca"))
+    shutil.copy(bench.broker.authority, bench.credentials / "ca.crt")
+    consumer = bench.start()
+    bench.wait_until_filed(1, consumer)
+    assert consumer.terminate() == 0
+
+
 def test_the_amqp_port_instead_of_the_stream_port_is_recognized(bench: Bench) -> None:
     bench.change_stream(port=bench.broker.amqp_port)
     assert "is this the broker's stream port?" in wait_for_reason(bench.start(), "BrokerUnreachable")
