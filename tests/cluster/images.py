@@ -427,11 +427,7 @@ def _machine_settings(directory: Path) -> Iterator[list[str]]:
     try:
         (place / "apt.conf.d").mkdir(parents=True)
         (place / "sources.list.d").mkdir()
-        pip = {"disable-pip-version-check": "1"}
-        for key in ("index-url", "extra-index-url", "trusted-host", "cert", "timeout", "retries", "proxy"):
-            value = os.environ.get(f"PIP_{key.upper().replace('-', '_')}") or _pip_setting(key)
-            if value:
-                pip[key] = value
+        pip = {"disable-pip-version-check": "1", **_pip_settings()}
         if _CA_BUNDLE.is_file():
             pip["cert"] = str(_CA_BUNDLE)
             volumes.append(f"{_CA_BUNDLE}:{_CA_BUNDLE}:ro")
@@ -448,9 +444,13 @@ def _machine_settings(directory: Path) -> Iterator[list[str]]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _pip_setting(key: str) -> str:
-    command = [sys.executable, "-m", "pip", "config", "get", f"global.{key}"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+def _pip_settings() -> dict[str, str]:
+    """How this machine's pip downloads, from its files and its environment."""
+    command = [sys.executable, "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    wanted = ("index-url", "extra-index-url", "trusted-host", "cert", "timeout", "retries", "proxy")
+    found = re.findall(r"^(?:global|:env:)\.([a-z-]+)='(.*)'$", listed, re.MULTILINE)
+    return {key: value for key, value in found if key in wanted}
 
 
 def _apt_settings() -> list[str]:
@@ -483,13 +483,18 @@ def _install(package: str) -> None:
 
 
 def engine_named(name: str | None) -> Engine:
-    """The engine asked for, or the first one that works. Raises ImageError."""
+    """The engine asked for, or the first one that works. Raises ImageError.
+
+    Root's buildah goes first: what it unpacked need not be copied to a test cluster.
+    """
     if name == "buildah":
         return Buildah()
     if name is not None:
         if not _answers([name, "info"]):
             raise ImageError(f"`{name} info` fails: start {name}, or choose another engine")
         return DockerLike(name)
+    if os.geteuid() == 0 and shutil.which("buildah") is not None:
+        return Buildah()
     for candidate in ("docker", "podman", "nerdctl"):
         if _answers([candidate, "info"]):
             return DockerLike(candidate)

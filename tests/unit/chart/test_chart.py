@@ -77,15 +77,20 @@ def test_the_version_stands_in_one_form_everywhere() -> None:
     assert f'version = "{described["version"]}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_the_notes_lead_to_the_first_training(chart: Chart) -> None:
-    text = chart.run(
-        "install", "azaion", str(CHART), "--namespace", "ml", "--dry-run=client", values={"crds": {"enabled": False}}
-    )
+@pytest.mark.parametrize(
+    ("namespace", "command"),
+    [
+        ("azaion", "     kubectl apply -f samples/{}\n"),
+        ("ml", "     sed 's/namespace: azaion/namespace: ml/' samples/{} | kubectl apply -f -\n"),
+    ],
+)
+def test_the_notes_lead_to_the_first_training(chart: Chart, namespace: str, command: str) -> None:
+    values = {"crds": {"enabled": False}}
+    text = chart.run("install", "azaion", str(CHART), "--namespace", namespace, "--dry-run=client", values=values)
     notes = text.partition("NOTES:")[2]
-    assert "kubectl -n ml apply -f samples/trainingrun.yaml" in notes
-    for sample in ("samples/trainingrun.yaml", "samples/annotationingest.yaml"):
-        assert sample in notes
-        assert (ROOT / sample).is_file()
+    for sample in ("annotationingest.yaml", "trainingrun.yaml"):
+        assert command.format(sample) in notes
+        assert "  namespace: azaion\n" in (ROOT / "samples" / sample).read_text()
 
 
 def test_a_release_fits_into_its_secret_with_room_to_spare(chart: Chart) -> None:
