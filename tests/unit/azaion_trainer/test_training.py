@@ -326,6 +326,12 @@ def test_a_bad_spec_is_said_before_anything_is_trained(scenes: Layout, training:
         train(context)
 
 
+def test_a_base_model_that_is_no_model_is_refused_with_its_name(scenes: Layout) -> None:
+    (scenes.models / "junk.pt").write_text("this is no checkpoint\n")
+    with pytest.raises(BadSpecError, match=r"models/junk\.pt cannot be used: the file is no PyTorch checkpoint"):
+        train(context_of(scenes, "junk", base="junk.pt"))
+
+
 def test_a_data_set_with_other_classes_is_refused(scenes: Layout, uninterrupted: StageContext) -> None:
     other = scenes.datasets / "other"
     shutil.copytree(form(scenes, request(), no_progress).path, other)

@@ -153,7 +153,21 @@ def _base_model(context: StageContext) -> str:
         )
     if not files.within(context.layout.root, path):
         raise BadSpecError(f"the base model {base} leads out of the storage by a symbolic link")
+    _require_model(path, f"models/{path.name}" if base != CURRENT else context.task.current_model or base)
     return str(path)
+
+
+def _require_model(path: Path, name: str) -> None:
+    """Raises BadSpecError for a file that is no detection model, which ultralytics would fail on in many ways."""
+    from azaion_trainer.judging import UnloadableError, load_model
+
+    try:
+        load_model(path)
+    except UnloadableError as error:
+        raise BadSpecError(
+            f"the base model {name} cannot be used: {error}; "
+            "put a detection model in its place with `azaion-trainer add-model --replace`"
+        ) from error
 
 
 # Checkpoints
