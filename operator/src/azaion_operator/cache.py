@@ -37,6 +37,8 @@ from azaion_operator.objects import (
 )
 
 EPOCH = datetime.fromtimestamp(0, UTC)
+#: Deleted objects are remembered by UID: a LIST or the answer to a write may be older than a deletion seen meanwhile.
+MAX_TOMBSTONES = 20000
 
 
 class Key(NamedTuple):
@@ -133,6 +135,7 @@ class Cache:
         self.pods: Table[Pod] = Table()
         self.reports: Table[Reports] = Table()
         self.deployments: Table[Deployment] = Table()
+        self._tombstones: dict[str, None] = {}
         self.storage: StorageReport | None = None
         self._storage_version = 0
         self.storage_revision = 0
@@ -202,10 +205,19 @@ class Cache:
 
     def _take(self, resource: ResourceType, item: Any, deleted: bool) -> None:
         table = self._tables[resource]
-        changed = self._remove(table, item) if deleted else table.put(item)
+        if deleted:
+            self._bury(item.metadata.uid)
+            changed = self._remove(table, item)
+        else:
+            changed = item.metadata.uid not in self._tombstones and table.put(item)
         if changed:
             for key in self._concerned(resource, item):
                 self._mark(key)
+
+    def _bury(self, uid: str) -> None:
+        self._tombstones[uid] = None
+        while len(self._tombstones) > MAX_TOMBSTONES:
+            del self._tombstones[next(iter(self._tombstones))]
 
     def _remove(self, table: Table[Any], item: Any) -> bool:
         known = table.get(item.metadata.name)

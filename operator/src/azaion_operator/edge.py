@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -31,8 +32,19 @@ from azaion_operator.objects import (
 
 log = logging.getLogger(__name__)
 
-#: Called with what a watch brought: the type, the object, whether it was deleted.
-Sink = Callable[[ResourceType, RawObject, bool], None]
+
+@dataclass(frozen=True)
+class Seen:
+    """What a watch brought."""
+
+    resource: ResourceType
+    raw: RawObject
+    deleted: bool
+    #: It came from the LIST a watch begins with.
+    listed: bool
+
+
+Sink = Callable[[Seen], None]
 
 _OURS = f"{LABEL_MANAGED_BY}={MANAGED_BY}"
 #: What is watched, and which labels narrow it down. The chart makes the storage report, so ConfigMaps are all of ours.
@@ -110,7 +122,8 @@ def _registry(access: Callable[[], Awaitable[Access]], sink: Sink) -> kopf.Opera
 
 def _watch(registry: kopf.OperatorRegistry, resource: ResourceType, sink: Sink) -> None:
     async def observe(event: kopf.RawEvent, **_: Any) -> None:
-        sink(resource, dict(event["object"]), event["type"] == "DELETED")
+        type_ = event["type"]
+        sink(Seen(resource, dict(event["object"]), deleted=type_ == "DELETED", listed=type_ is None))
 
     kopf.on.event(
         group=resource.group, version=resource.version, plural=resource.plural, registry=registry, id=resource.plural

@@ -49,7 +49,7 @@ class Metrics:
         )
         self._missed = Counter(
             "azaion_operator_watch_missed",
-            "Objects that a full LIST showed otherwise than the watches had.",
+            "Objects that a full LIST showed newer than the watches had them.",
             registry=registry,
         )
         self._watch_age = Gauge(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import signal
 from collections.abc import Coroutine
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +22,7 @@ from azaion_operator.events import EventWriter
 from azaion_operator.health import Health
 from azaion_operator.lease import LeaseKeeper
 from azaion_operator.metrics import CONTENT_TYPE, Metrics
-from azaion_operator.objects import LEASES, RawObject, ResourceType
+from azaion_operator.objects import LEASES
 from azaion_operator.observe import Observer
 from azaion_operator.publish import Publisher
 from azaion_operator.reconcile import Reconciler
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 WORKERS = 8
 RESYNC_EVERY_S = 300.0
 _RESYNC_RETRY_S = 2.0
+#: How long a LIST of kopf's may take to arrive as events.
+_LIST_SETTLES_S = 2.0
 
 
 class Service:
@@ -40,6 +44,8 @@ class Service:
         self._settings = settings
         self._cluster = cluster
         self._stop = asyncio.Event()
+        self._synced = asyncio.Event()
+        self._relisted = asyncio.Event()
         self._dirty = DirtyKeys()
         self._cache = Cache(self._dirty.mark)
         self._lease = LeaseKeeper(cluster, settings.pod_uid)
@@ -79,7 +85,7 @@ class Service:
             self._task("events", self._events.run()),
             self._task("resync", self._resync_for_ever()),
             *(
-                self._task(f"worker-{n}", self._dirty.work(self._reconciler.reconcile, self._lease.until_held))
+                self._task(f"worker-{n}", self._dirty.work(self._reconciler.reconcile, self._may_act))
                 for n in range(WORKERS)
             ),
         }
@@ -107,29 +113,48 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
 
+    async def _may_act(self) -> None:
+        """Return when the caches are filled and the Lease is held.
+
+        A reconcile that saw runs and not yet their pods would take those for lost.
+        """
+        await self._synced.wait()
+        await self._lease.until_held()
+
     async def _watch(self) -> None:
-        while not self._health.synced:
-            await asyncio.sleep(0.05)
+        await self._synced.wait()
         await edge.watch(
             self._settings.namespace, self._cluster.access, self._observe, self._stop, self._listen_to_signals
         )
 
-    def _observe(self, resource: ResourceType, raw: RawObject, deleted: bool) -> None:
-        if resource == LEASES:
+    def _observe(self, seen: edge.Seen) -> None:
+        if seen.listed:
+            self._relisted.set()
+        if seen.resource == LEASES:
             self._health.saw_own_lease()
         else:
-            self._cache.observe(resource, raw, deleted=deleted)
+            self._cache.observe(seen.resource, seen.raw, deleted=seen.deleted)
 
     async def _resync_for_ever(self) -> None:
-        """A full LIST of everything, first to fill the cache, then to find what the watches have missed."""
-        while True:
-            try:
-                await self.resync()
-            except ClusterError as error:
-                log.warning("a LIST failed: %s", error)
+        """A full LIST of everything, first to fill the cache, then to find what the watches have missed.
+
+        kopf begins with a LIST of its own, also after a watch broke, and tells nothing of what was deleted before it.
+        """
+        for pause_s in itertools.chain((0.0, 5.0, 30.0), itertools.repeat(RESYNC_EVERY_S)):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._relisted.wait(), pause_s)
+                await asyncio.sleep(_LIST_SETTLES_S)
+            self._relisted.clear()
+            while not await self._resynced():
                 await asyncio.sleep(_RESYNC_RETRY_S)
-                continue
-            await asyncio.sleep(RESYNC_EVERY_S)
+
+    async def _resynced(self) -> bool:
+        try:
+            await self.resync()
+        except ClusterError as error:
+            log.warning("a LIST failed: %s", error)
+            return False
+        return True
 
     async def resync(self) -> None:
         """Make the cache what the API server has, and look at everything unfinished again."""
@@ -137,9 +162,10 @@ class Service:
         for resource, selector in edge.WATCHED.items():
             listed = await self._cluster.list(resource, selector)
             wrong += self._cache.replace(resource, listed.items, listed.resource_version)
-        if self._health.synced and wrong:
-            log.warning("the watches had missed changes of %d objects", wrong)
+        if self._synced.is_set() and wrong:
+            log.info("a LIST showed changes of %d objects that the watches had not brought", wrong)
             self._metrics.missed(wrong)
+        self._synced.set()
         self._health.synced = True
         for run in self._cache.unfinished_runs():
             self._dirty.mark(Key(Kind.TRAINING_RUN, run.metadata.name))

@@ -121,6 +121,17 @@ def test_a_list_replaces_the_cache_and_counts_what_was_wrong(cache: Marked) -> N
     assert {k.name for k in cache.take() if k.kind is Kind.TRAINING_RUN} == {"gone", "changed", "new"}
 
 
+def test_a_list_that_was_under_way_during_a_deletion_does_not_bring_the_object_back(cache: Marked) -> None:
+    cache.observe(JOBS, raw_job(5))
+    cache.observe(JOBS, raw_job(6), deleted=True)
+    cache.replace(JOBS, [raw_job(5)], "5", device=True)
+    assert len(cache.jobs) == 0
+    anew = raw_job(9)
+    anew["metadata"]["uid"] = "anew"
+    cache.observe(JOBS, anew)
+    assert len(cache.jobs) == 1
+
+
 def test_what_is_newer_than_a_list_stays(cache: Marked) -> None:
     cache.observe(RUNS, raw_run("made-after-the-list", 9))
     assert cache.replace(RUNS, [], "8") == 0
