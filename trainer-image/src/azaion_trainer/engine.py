@@ -63,8 +63,12 @@ def start(cores: int, observe: Observer) -> None:
         from ultralytics.utils import SETTINGS, torch_utils
 
     quiet = {name: False for name in _INTEGRATIONS if name in SETTINGS}
-    if any(SETTINGS[name] for name in quiet) or SETTINGS["sync"]:
-        SETTINGS.update({"sync": False, **quiet})
+    # What it would download goes, and is looked for, where a pod may write; the working directory is read-only.
+    places = {f"{name}_dir": str(directory / name) for name in ("weights", "datasets", "runs")}
+    wanted = {"sync": False, **quiet, **places}
+    if any(SETTINGS[name] != value for name, value in wanted.items()):
+        SETTINGS.update(wanted)
+    ultralytics.utils.WEIGHTS_DIR = directory / "weights"
     # Imported by value from one constant, which counts the node's cores less one and stops at eight.
     for module in (ultralytics.utils, torch_utils, base, dataset):
         module.NUM_THREADS = cores
