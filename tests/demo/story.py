@@ -206,7 +206,7 @@ class Demo:
         return target
 
     def _show_series(self) -> None:
-        service = f"/api/v1/namespaces/{NAMESPACE}/services/azaion-kube-state-metrics:http"
+        service = f"/api/v1/namespaces/{NAMESPACE}/services/azaion-kube-state-metrics:http-metrics"
         series = wait_for(
             "kube-state-metrics shows the run as Succeeded",
             lambda: finished_series(RUN, self.access.kubectl("get", "--raw", f"{service}/proxy/metrics")),

@@ -132,7 +132,7 @@ class Platform:
 
     def series(self) -> str:
         """kube-state-metrics' text; on a busy machine its readiness probe may have failed for a moment."""
-        service = f"/api/v1/namespaces/{NAMESPACE}/services/azaion-kube-state-metrics:http"
+        service = f"/api/v1/namespaces/{NAMESPACE}/services/azaion-kube-state-metrics:http-metrics"
         return wait_for(
             "kube-state-metrics answers", lambda: self.access.kubectl("get", "--raw", f"{service}/proxy/metrics"), 60
         )

@@ -32,6 +32,9 @@ class Story:
     #: Completed epochs, each value once, in the order in which the status showed them.
     epochs_seen: list[int]
     train_pod_uid: str
+    #: The line's status and where its link pointed, right after the run.
+    line: Object
+    link: str
 
 
 def tell(platform: Platform) -> Story:
@@ -61,7 +64,9 @@ def tell(platform: Platform) -> Story:
     run = platform.wait_status(
         "trainingrun", RUN, "its end", noting(epochs_seen, lambda s: s.get("phase") in ("Succeeded", "Failed")), 900
     )
-    return Story(scenes, entries, ingest, run, epochs_seen, pod["metadata"]["uid"])
+    line = platform.wait_status("modelline", "azaion", "a current model", lambda s: s.get("current"), 30)
+    link = platform.shell("readlink models/azaion.pt").strip()
+    return Story(scenes, entries, ingest, run, epochs_seen, pod["metadata"]["uid"], line, link)
 
 
 def small_run(epochs: int, **training: object) -> Object:
