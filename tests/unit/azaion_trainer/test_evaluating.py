@@ -1,0 +1,287 @@
+"""Real judging, drawing and exporting of a small trained model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from PIL import Image
+from trainer_make import UID, draw_scenes, no_progress, request, spec, stage_context, storage_tree, task
+
+from azaion_api.layout import Layout
+from azaion_api.names import JobStage
+from azaion_api.training_run import (
+    DatasetStatus,
+    Export,
+    PromotionDecision,
+    PromotionStatus,
+    Split,
+    Stage,
+)
+from azaion_trainer.failures import BadDataError
+from azaion_trainer.forming import form, status_of
+from azaion_trainer.model_card import read_evaluation
+from azaion_trainer.stage import StageContext
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+#: Learns to see something within seconds.
+PARAMETERS = {"optimizer": "SGD", "lr0": "0.02", "nbs": "8", "mosaic": "0", "close_mosaic": "0", "warmup_epochs": "1"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> StageContext:
+    """A run that has been trained for a few epochs on 42 scenes."""
+    from azaion_trainer.train import train
+
+    layout = storage_tree(tmp_path_factory.mktemp("evaluation") / "azaion")
+    draw_scenes(layout, 60)
+    formed = form(layout, request(), no_progress)
+    run_task = task(JobStage.TRAIN, spec(epochs=10, parameters=PARAMETERS), dataset=status_of(layout, formed))
+    context = stage_context(layout, run_task)
+    train(context)
+    return context
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: StageContext) -> StageContext:
+    """The same run after its evaluation."""
+    context = next_stage(trained, JobStage.EVALUATE)
+    run(context)
+    return context
+
+
+def next_stage(context: StageContext, stage: JobStage, **changes: Any) -> StageContext:
+    return stage_context(context.layout, msgspec.structs.replace(context.task, stage=stage, **changes))
+
+
+def run(context: StageContext) -> str:
+    from azaion_trainer.evaluate import evaluate
+
+    return evaluate(context)
+
+
+def test_the_test_split_is_judged_with_scores_hard_samples_and_images(evaluated: StageContext) -> None:
+    found = evaluated.report.current.evaluation
+    assert found is not None
+    assert found.images == 6
+    assert 0 < float(found.new.map50) <= 1
+    assert 0 <= float(found.new.map50to95) <= float(found.new.map50)
+    assert 0 <= found.hard_samples <= 6
+    assert found.current is None
+    record = read_evaluation(evaluated.run.evaluation)
+    assert record is not None
+    assert record.evaluation == found
+    assert record.split == "test"
+    assert set(record.per_class) <= {"disc", "square"}
+
+
+def test_pictures_for_people_are_drawn(evaluated: StageContext) -> None:
+    for name in ("predictions.png", "worst.png"):
+        with Image.open(evaluated.run.evaluation / name) as image:
+            assert min(image.size) > 300
+            assert len(image.getcolors(maxcolors=1 << 24) or []) > 500
+    for name in ("confusion_matrix.png", "BoxPR_curve.png"):
+        assert (evaluated.run.evaluation / "new" / name).stat().st_size > 5000
+
+
+def test_the_export_takes_one_to_eight_images_and_agrees_with_the_model(evaluated: StageContext) -> None:
+    import onnxruntime
+
+    path = evaluated.run.export / "azaion.onnx"
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[1:] == [3, 64, 64]
+    scene = np.random.default_rng(0).random((8, 3, 64, 64), dtype=np.float32)
+    for batch in (1, 3, 8):
+        (rows,) = session.run(None, {session.get_inputs()[0].name: scene[:batch]})
+        assert rows.shape == (batch, 300, 6)
+        assert ((rows[..., 4] >= 0) & (rows[..., 4] <= 1)).all()
+        assert ((rows[..., 5] >= 0) & (rows[..., 5] < 80)).all()
+    roles = [(model.role, model.format) for model in evaluated.report.current.models]
+    assert roles == [("evaluated", "PyTorch"), ("exported", "ONNX")]
+    assert evaluated.report.current.stage is Stage.EXPORTING
+    record = read_evaluation(evaluated.run.evaluation)
+    assert record is not None
+    assert "detections on 6 images are the same" in record.exports[0].agreement
+
+
+def test_an_export_that_says_something_else_is_refused(evaluated: StageContext, trained: StageContext) -> None:
+    import torch
+
+    from azaion_trainer.export import ExportError, check_onnx
+
+    weights = trained.run.train / "weights" / "best.pt"
+    checkpoint = torch.load(weights, weights_only=False)
+    for parameter in checkpoint["model"].model[-1].cv2.parameters():
+        parameter.data *= 1.3
+    changed = trained.run.root / "changed.pt"
+    torch.save(checkpoint, changed)
+    images = sorted((trained.layout.root / evaluated.task.dataset.path / "test" / "images").iterdir())  # type: ignore[union-attr]
+    with pytest.raises(ExportError, match=r"ONNX: only .* % of \d+ detections on 6 images are the same"):
+        check_onnx(changed, evaluated.run.export / "azaion.onnx", images, 64, cores=1)
+
+
+def test_a_failed_export_is_said_and_the_model_kept(trained: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    from azaion_trainer import export
+
+    def fails(*_: Any) -> None:
+        raise export.ExportError("ONNX: an operator is missing")
+
+    monkeypatch.setattr(export, "export_onnx", fails)
+    context = next_stage(trained, JobStage.EVALUATE)
+    assert run(context).endswith("the export failed and the model is kept: ONNX: an operator is missing")
+    assert [model.role for model in context.report.current.models] == ["evaluated"]
+    assert context.report.current.evaluation is not None
+
+
+def publish_as_current(context: StageContext) -> str:
+    """Publish the run and return where its model is current now."""
+    from azaion_trainer.publish import publish
+
+    promoted = PromotionStatus(decision=PromotionDecision.PROMOTED, reason="first")
+    publish(next_stage(context, JobStage.PUBLISH, promotion=promoted))
+    return "models/azaion.pt"
+
+
+def test_the_current_model_is_judged_by_the_same_settings(trained: StageContext, evaluated: StageContext) -> None:
+    current = publish_as_current(trained)
+    context = next_stage(trained, JobStage.EVALUATE, current_model=current, spec=without_export(trained))
+    run(context)
+    found = context.report.current.evaluation
+    assert found is not None
+    # The same weights, so the same figures.
+    assert found.current == found.new
+    assert found.current_message is None
+
+
+def without_export(context: StageContext) -> Any:
+    return msgspec.structs.replace(context.task.spec, export=Export(formats=(), image_size=64))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "the current model models/broken.pt was not judged: it is not there"),
+        (b"no model", "was not judged: the file is no PyTorch checkpoint, or it is truncated"),
+    ],
+)
+def test_a_current_model_that_cannot_be_loaded_is_said_and_not_fatal(
+    trained: StageContext, content: bytes | None, message: str
+) -> None:
+    path = trained.layout.models / "broken.pt"
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+    context = next_stage(trained, JobStage.EVALUATE, current_model="models/broken.pt", spec=without_export(trained))
+    run(context)
+    found = context.report.current.evaluation
+    assert found is not None
+    assert found.current is None
+    assert message in (found.current_message or "")
+
+
+def test_a_current_model_with_other_classes_is_said_and_not_fatal(trained: StageContext) -> None:
+    import torch
+
+    checkpoint = torch.load(trained.run.train / "weights" / "best.pt", weights_only=False)
+    checkpoint["model"].names = {**checkpoint["model"].names, 1: "triangle"}
+    torch.save(checkpoint, trained.layout.models / "other.pt")
+    context = next_stage(trained, JobStage.EVALUATE, current_model="models/other.pt", spec=without_export(trained))
+    run(context)
+    found = context.report.current.evaluation
+    assert found is not None
+    assert found.current is None
+    assert "the first difference is triangle instead of square" in (found.current_message or "")
+
+
+def test_an_empty_test_split_is_said_and_validation_taken(trained: StageContext) -> None:
+    split = Split(train=70, valid=30, test=0)
+    formed = form(trained.layout, request("77777777-x", split=split), no_progress)
+    context = next_stage(
+        trained,
+        JobStage.EVALUATE,
+        dataset=status_of(trained.layout, formed),
+        spec=without_export(trained),
+        directory=copy_of_run(trained, "no-test"),
+    )
+    run(context)
+    found = context.report.current.evaluation
+    assert found is not None
+    assert found.images == 18
+    assert "the test split is empty, so the models were judged on the validation split" in (found.current_message or "")
+
+
+def test_images_the_current_model_was_trained_on_are_said(trained: StageContext, evaluated: StageContext) -> None:
+    current = publish_as_current(trained)
+    formed = form(trained.layout, request("88888888-x", seed=5), no_progress)
+    context = next_stage(
+        trained,
+        JobStage.EVALUATE,
+        dataset=status_of(trained.layout, formed),
+        current_model=current,
+        spec=without_export(trained),
+        directory=copy_of_run(trained, "other-split"),
+    )
+    run(context)
+    found = context.report.current.evaluation
+    assert found is not None
+    assert "of the 6 images, which flatters it" in (found.current_message or "")
+
+
+def copy_of_run(context: StageContext, name: str) -> str:
+    """Another run with the same trained weights."""
+    directory = f"runs/{name}-{UID[:8]}"
+    target = context.layout.root / directory / "train" / "weights"
+    target.mkdir(parents=True)
+    shutil.copy(context.run.train / "weights" / "best.pt", target)
+    return directory
+
+
+def test_without_trained_weights_it_says_what_has_to_come_first(trained: StageContext) -> None:
+    context = next_stage(trained, JobStage.EVALUATE, directory="runs/nothing")
+    with pytest.raises(BadDataError, match=r"best\.pt is not there; the stage train has to come first"):
+        run(context)
+
+
+def test_a_model_can_be_added_as_a_base(
+    trained: StageContext, layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from azaion_trainer.cli import main
+
+    weights = trained.run.train / "weights" / "best.pt"
+    arguments = ["add-model", str(weights), "--name", "mine.pt", "--root", str(layout.root)]
+    assert main(arguments) == 0
+    assert "Runs with `model: {base: mine.pt}` can start now" in capsys.readouterr().out
+    assert (layout.models / "mine.pt").read_bytes() == weights.read_bytes()
+    assert main(arguments) == 0
+    assert "is there already" in capsys.readouterr().out
+    assert sorted(path.name for path in layout.models.iterdir()) == ["mine.pt"]
+
+
+def test_another_model_of_the_same_name_is_replaced_only_on_purpose(
+    trained: StageContext, layout: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from azaion_trainer.cli import main
+
+    weights = trained.run.train / "weights" / "best.pt"
+    (layout.models / "mine.pt").write_bytes(b"another")
+    arguments = ["add-model", str(weights), "--name", "mine.pt", "--root", str(layout.root)]
+    assert main(arguments) == 1
+    assert "--replace replaces it" in capsys.readouterr().err
+    assert main([*arguments, "--replace"]) == 0
+    assert (layout.models / "mine.pt").read_bytes() == weights.read_bytes()
+
+
+def test_the_sidecar_of_a_published_model_holds_what_was_judged(trained: StageContext, evaluated: StageContext) -> None:
+    publish_as_current(trained)
+    card = json.loads(next(trained.layout.models.glob("azaion-*/model.json")).read_text())
+    found = evaluated.report.current.evaluation
+    assert found is not None
+    assert card["evaluation"]["new"]["map50"] == found.new.map50
+    status: DatasetStatus | None = trained.task.dataset
+    assert status is not None
+    assert card["dataset"]["digest"] == status.digest
