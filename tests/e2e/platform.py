@@ -114,11 +114,8 @@ class Platform:
 
     def kill(self, pod: Object) -> None:
         """SIGKILL every process of the pod's containers, as the kernel or a crash would."""
-        uid = pod["metadata"]["uid"]
-        found = processes_of(uid)
-        if not found:
-            raise DemoError(f"no process of pod {pod['metadata']['name']} runs")
-        for process in found:
+        name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
+        for process in wait_for(f"a process of pod {name} runs", lambda: processes_of(uid), 120, 0.5):
             os.kill(process, signal.SIGKILL)
 
     # ---- looking ----
