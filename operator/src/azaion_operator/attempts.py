@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -153,7 +154,7 @@ def count(
     status: TrainingRunStatus,
     jobs: tuple[Job, ...],
     pods: tuple[Pod, ...],
-    reports: dict[JobStage, RunReport],
+    reports: Mapping[str, RunReport],
     now: datetime,
 ) -> Counted:
     """The attempts as they are now: those recorded, brought up to date by pods, Jobs and reports.
@@ -228,7 +229,7 @@ def _new(pod: Pod, status: TrainingRunStatus) -> Attempt:
     )
 
 
-def _attempt(pod: Pod, attempt: Attempt, reports: dict[JobStage, RunReport], now: datetime) -> Attempt:
+def _attempt(pod: Pod, attempt: Attempt, reports: Mapping[str, RunReport], now: datetime) -> Attempt:
     container = pod.container
     state = container.state if container else None
     began = (state.terminated or state.running) if state else None
@@ -257,7 +258,7 @@ def _attempt(pod: Pod, attempt: Attempt, reports: dict[JobStage, RunReport], now
     )
 
 
-def _vanished(attempt: Attempt, reports: dict[JobStage, RunReport], now: datetime) -> Attempt:
+def _vanished(attempt: Attempt, reports: Mapping[str, RunReport], now: datetime) -> Attempt:
     """An attempt whose pod is gone without its end having been seen: its last report may tell."""
     report = report_of(attempt, reports)
     attempt = _with_report(attempt, report)
@@ -275,10 +276,9 @@ def _vanished(attempt: Attempt, reports: dict[JobStage, RunReport], now: datetim
     )
 
 
-def report_of(attempt: Attempt, reports: dict[JobStage, RunReport]) -> RunReport | None:
+def report_of(attempt: Attempt, reports: Mapping[str, RunReport]) -> RunReport | None:
     """The report of that very pod."""
-    report = reports.get(JobStage(attempt.stage))
-    return report if report is not None and report.pod_uid == attempt.pod_uid else None
+    return reports.get(attempt.pod_uid)
 
 
 def is_last(report: RunReport | None) -> bool:

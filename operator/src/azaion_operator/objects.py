@@ -158,7 +158,8 @@ class Reports(_Part, frozen=True, kw_only=True):
     """What the pods of one resource have reported, read once."""
 
     metadata: ObjectMeta
-    stages: dict[JobStage, RunReport] = {}
+    #: The newest report of each pod of a run, by the pod's UID.
+    by_pod: dict[str, RunReport] = {}
     ingest: IngestReport | None = None
 
 
@@ -248,27 +249,36 @@ def parse(raw: RawObject, type_: type[T]) -> T | Broken:
         return Broken(metadata=msgspec.convert(raw.get("metadata"), ObjectMeta), problem=str(error), raw=raw)
 
 
+#: Pods of one run whose reports are remembered.
+_MAX_PODS = 16
+
+
 def read_reports(config_map: ConfigMap, known: Reports | None = None) -> Reports:
     """What the pods reported; garbage, and a report older than the known one of the same pod, are passed over.
 
     The histories are left out: they are large, and whoever draws curves reads them from the ConfigMap.
     """
-    stages: dict[JobStage, RunReport] = {}
+    by_pod = dict(known.by_pod) if known else {}
     for stage in JobStage:
-        before = known.stages.get(stage) if known else None
         report = parse_run_report(config_map.data.get(report_key(stage), ""))
-        if report is not None and report.training is not None and report.training.history:
+        if report is None:
+            continue
+        if report.training is not None and report.training.history:
             report = msgspec.structs.replace(report, training=msgspec.structs.replace(report.training, history=()))
-        if found := _newer(report, before):
-            stages[stage] = found
+        by_pod[report.pod_uid] = _newer(report, by_pod.get(report.pod_uid))
+    for uid in list(by_pod)[:-_MAX_PODS]:
+        del by_pod[uid]
     ingest = parse_ingest_report(config_map.data.get(INGEST_REPORT_KEY, ""))
-    return Reports(metadata=config_map.metadata, stages=stages, ingest=_newer(ingest, known.ingest if known else None))
+    before = known.ingest if known else None
+    return Reports(
+        metadata=config_map.metadata, by_pod=by_pod, ingest=_newer(ingest, before) if ingest is not None else before
+    )
 
 
 R = TypeVar("R", bound=Report)
 
 
-def _newer(report: R | None, known: R | None) -> R | None:
-    if report is None or known is None:
-        return report or known
-    return known if report.pod_uid == known.pod_uid and report.sequence <= known.sequence else report
+def _newer(report: R, known: R | None) -> R:
+    if known is None or report.pod_uid != known.pod_uid:
+        return report
+    return report if report.sequence > known.sequence else known

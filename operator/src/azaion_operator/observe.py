@@ -41,7 +41,7 @@ class Observer:
                 pod for pod in self._cache.pods.owned(key) if pod.metadata.labels.get(LABEL_RUN_UID) == run.metadata.uid
             ),
             leftover_jobs=frozenset(job.metadata.name for job in jobs) - {job.metadata.name for job in own},
-            reports=reports.stages if reports else {},
+            reports=reports.by_pod if reports else {},
             has_report_map=reports is not None,
             line=self.line_named(run.spec.line_ref.name),
             # Looked up where it is used: at the release of a run.

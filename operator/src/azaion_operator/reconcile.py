@@ -13,7 +13,7 @@ import msgspec
 
 from azaion_api.names import Kind
 from azaion_api.resources import ModelLine, TrainingRun
-from azaion_operator.attempts import ending, is_last, stage_of
+from azaion_operator.attempts import ending, is_last
 from azaion_operator.cache import Cache, Key
 from azaion_operator.cluster import Cluster
 from azaion_operator.device_queue import DeviceQueue, turn_of
@@ -140,11 +140,8 @@ class Reconciler:
         now = self._clock()
         recorded = {a.pod_uid for a in view.run.status.attempts if a.ended is not None}
         for pod in view.pods:
-            stage = stage_of(pod)
-            if stage is None or pod.metadata.uid in recorded or ending(pod, now) is None:
-                continue
-            report = view.reports.get(stage)
-            if report is None or report.pod_uid != pod.metadata.uid or not is_last(report):
+            unrecorded = pod.metadata.uid not in recorded and ending(pod, now) is not None
+            if unrecorded and not is_last(view.reports.get(pod.metadata.uid)):
                 return await self._read_reports(view)
         return view
 

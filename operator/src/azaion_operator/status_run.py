@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -68,7 +68,7 @@ def current_stage(status: TrainingRunStatus) -> JobStage | None:
     return next((stage for stage in JobStage if not is_done(status, stage)), None)
 
 
-def progress(run: TrainingRun, counted: Counted, reports: dict[JobStage, RunReport]) -> TrainingRunStatus:
+def progress(run: TrainingRun, counted: Counted, reports: Mapping[str, RunReport]) -> TrainingRunStatus:
     """The status with everything the pods did and reported; phase, message and conditions are still the old ones."""
     status = msgspec.structs.replace(
         run.status,
@@ -144,7 +144,7 @@ def _batch(run: TrainingRun, status: TrainingRunStatus, counted: Counted) -> int
     return last.batch or status.batch
 
 
-def _with_time_left(status: TrainingRunStatus, reports: dict[JobStage, RunReport]) -> TrainingRunStatus:
+def _with_time_left(status: TrainingRunStatus, reports: Mapping[str, RunReport]) -> TrainingRunStatus:
     """Remaining time as of the newest report: it moves with reports, never by itself."""
     attempt = status.attempts[-1] if status.attempts else None
     report = report_of(attempt, reports) if attempt and attempt.ended is None else None
@@ -326,7 +326,7 @@ def conditions(facts: Facts, generation: int, now: datetime) -> tuple[Condition,
     return found
 
 
-def trained(status: TrainingRunStatus, reports: dict[JobStage, RunReport]) -> TrainingProgress | None:
+def trained(status: TrainingRunStatus, reports: Mapping[str, RunReport]) -> TrainingProgress | None:
     """What the newest training pod has reported."""
     attempt = newest(status.attempts, JobStage.TRAIN)
     report = report_of(attempt, reports) if attempt else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from azaion_api.names import JobStage
 from azaion_api.report import IngestReport, RunReport, StorageReport
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
 from azaion_operator.device_queue import Turn
@@ -24,7 +23,8 @@ class RunView:
     pods: tuple[Pod, ...] = ()
     #: Names of Jobs left over from an earlier run of this name.
     leftover_jobs: frozenset[str] = frozenset()
-    reports: dict[JobStage, RunReport] = field(default_factory=dict)
+    #: The newest report of each pod, by its UID.
+    reports: dict[str, RunReport] = field(default_factory=dict)
     has_report_map: bool = False
     line: ModelLine | None = None
     #: Number of the line's next training, with a confirmed turn.

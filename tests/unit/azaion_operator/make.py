@@ -251,7 +251,12 @@ EXPORTED = PublishedModel(role="exported", format="ONNX", path="runs/run-1-0a1b2
 DEPLOYED = PublishedModel(role="deployed", format="PyTorch", path="models/azaion-2026-11-22/azaion.pt", sha256="a" * 64)
 
 
-def last_reports(*stages: JobStage) -> dict[JobStage, RunReport]:
+def by_pod(*reports: RunReport) -> dict[str, RunReport]:
+    """Reports as the cache hands them out."""
+    return {found.pod_uid: found for found in reports}
+
+
+def last_reports(*stages: JobStage) -> dict[str, RunReport]:
     """The last report of each of the stages, all of which ended well."""
     what: dict[JobStage, dict[str, Any]] = {
         JobStage.PREPARE: {"dataset": DATASET},
@@ -264,7 +269,7 @@ def last_reports(*stages: JobStage) -> dict[JobStage, RunReport]:
         JobStage.EVALUATE: {"evaluation": EvaluationStatus(new=SCORES, images=10), "models": (EXPORTED,)},
         JobStage.PUBLISH: {"models": (DEPLOYED,), "model_name": "azaion-2026-11-22"},
     }
-    return {stage: report(stage, sequence=9, outcome=AttemptReason.COMPLETED, **what[stage]) for stage in stages}
+    return by_pod(*(report(s, sequence=9, outcome=AttemptReason.COMPLETED, **what[s]) for s in stages))
 
 
 def storage(**fields: Any) -> StorageReport:

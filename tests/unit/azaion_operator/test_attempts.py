@@ -176,7 +176,7 @@ def test_a_pod_that_cannot_start_says_so_in_the_words_of_the_cluster(
 
 def test_a_running_pod_is_an_attempt_without_an_end() -> None:
     training = make.training(completed_epochs=4, first_epoch=1, batch=11, checkpoint_failures=2)
-    reports = {TRAIN: make.report(TRAIN, training=training)}
+    reports = make.by_pod(make.report(TRAIN, training=training))
     found = count(TrainingRunStatus(), (make.job(TRAIN),), (make.pod(TRAIN),), reports, make.NOW)
     assert found.attempts == (
         Attempt(
@@ -208,7 +208,7 @@ def test_counting_twice_counts_once() -> None:
 
 def test_active_seconds_add_up_over_attempts_and_operator_restarts() -> None:
     before = TrainingRunStatus(attempts=(make.ended(TRAIN, 1, AttemptReason.PREEMPTED, ran=100),), active_seconds=4100)
-    running = count(before, (), (make.pod(TRAIN, 2),), {TRAIN: make.report(TRAIN, 2)}, make.NOW)
+    running = count(before, (), (make.pod(TRAIN, 2),), make.by_pod(make.report(TRAIN, 2)), make.NOW)
     assert running.active_seconds == 4103
     stored = TrainingRunStatus(attempts=running.attempts, active_seconds=running.active_seconds)
     over = count(stored, (), (make.ended_pod(TRAIN, ExitCode.PREEMPTED, 2),), {}, make.NOW)
@@ -217,7 +217,7 @@ def test_active_seconds_add_up_over_attempts_and_operator_restarts() -> None:
 
 def test_a_pod_that_ended_well_stays_open_until_its_last_report_is_there() -> None:
     pods = (make.ended_pod(TRAIN, ExitCode.COMPLETED),)
-    waits = count(TrainingRunStatus(), (), pods, {TRAIN: make.report(TRAIN)}, make.NOW)
+    waits = count(TrainingRunStatus(), (), pods, make.by_pod(make.report(TRAIN)), make.NOW)
     assert waits.report_is_due
     assert [a.ended for a in waits.attempts] == [None]
     arrived = count(TrainingRunStatus(), (), pods, make.last_reports(TRAIN), make.NOW)
@@ -241,7 +241,7 @@ def test_a_pod_that_vanished_unseen_ended_as_its_last_report_says(
 ) -> None:
     running = count(TrainingRunStatus(), (), (make.pod(TRAIN),), {}, make.NOW)
     status = TrainingRunStatus(attempts=running.attempts)
-    found = count(status, (), (), {TRAIN: make.report(TRAIN, outcome=outcome)}, make.NOW)
+    found = count(status, (), (), make.by_pod(make.report(TRAIN, outcome=outcome)), make.NOW)
     assert [(a.reason, a.ended) for a in found.attempts] == [(reason, make.ago(2))]
 
 
@@ -272,6 +272,6 @@ def test_only_the_newest_attempts_are_kept_and_old_pods_do_not_come_back() -> No
 
 
 def test_a_report_of_another_pod_says_nothing_about_this_attempt() -> None:
-    reports = {TRAIN: make.report(TRAIN, 1, training=make.training(completed_epochs=50))}
+    reports = make.by_pod(make.report(TRAIN, 1, training=make.training(completed_epochs=50)))
     found = count(TrainingRunStatus(), (), (make.pod(TRAIN, 2),), reports, make.NOW)
     assert found.attempts[0].last_epoch is None

@@ -161,20 +161,24 @@ def test_garbage_in_a_report_is_passed_over_and_the_last_good_one_stays(cache: M
     cache.observe(CONFIG_MAPS, raw_reports(2, **{"train.json": "{nonsense", "prepare.json": '{"version": 99}'}))
     found = cache.reports.get("run-1-run-report")
     assert found is not None
-    assert {stage: r.sequence for stage, r in found.stages.items()} == {JobStage.TRAIN: 3}
+    assert {uid: r.sequence for uid, r in found.by_pod.items()} == {"pod-train-1": 3}
 
 
-@pytest.mark.parametrize(
-    ("next_report", "sequence"),
-    [(report(4), 4), (report(3), 3), (report(2), 3), (report(1, number=2), 1)],
-    ids=["newer", "same", "older", "of another pod"],
-)
+@pytest.mark.parametrize(("next_report", "sequence"), [(report(4), 4), (report(3), 3), (report(2), 3)])
 def test_of_one_pod_only_rising_sequences_count(cache: Marked, next_report: str, sequence: int) -> None:
     cache.observe(CONFIG_MAPS, raw_reports(1, **{"train.json": report(3)}))
     cache.observe(CONFIG_MAPS, raw_reports(2, **{"train.json": next_report}))
     found = cache.reports.get("run-1-run-report")
     assert found is not None
-    assert found.stages[JobStage.TRAIN].sequence == sequence
+    assert found.by_pod["pod-train-1"].sequence == sequence
+
+
+def test_a_stranger_in_between_does_not_bring_back_old_news(cache: Marked) -> None:
+    for version, text in enumerate((report(3), report(99, number=7), "}garbage{", report(2)), start=1):
+        cache.observe(CONFIG_MAPS, raw_reports(version, **{"train.json": text}))
+    found = cache.reports.get("run-1-run-report")
+    assert found is not None
+    assert {uid: r.sequence for uid, r in found.by_pod.items()} == {"pod-train-1": 3, "pod-train-7": 99}
 
 
 def test_histories_are_not_kept_in_memory(cache: Marked) -> None:
@@ -183,7 +187,7 @@ def test_histories_are_not_kept_in_memory(cache: Marked) -> None:
     cache.observe(CONFIG_MAPS, raw_reports(1, **{"train.json": text}))
     found = cache.reports.get("run-1-run-report")
     assert found is not None
-    training = found.stages[JobStage.TRAIN].training
+    training = found.by_pod["pod-train-1"].training
     assert training is not None
     assert (training.history, training.completed_epochs) == ((), 7)
 

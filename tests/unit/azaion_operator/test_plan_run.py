@@ -290,7 +290,7 @@ def test_progress_is_in_the_status() -> None:
     report = make.report(
         TRAIN, training=progress, progress=make.progress(remaining_seconds=8040.4, activity="validating")
     )
-    found = plan(at_work(TRAIN, done=(PREPARE,), reports={TRAIN: report})).status
+    found = plan(at_work(TRAIN, done=(PREPARE,), reports=make.by_pod(report))).status
     assert (found.phase, found.stage, found.epoch_column) == (Phase.RUNNING, Stage.TRAINING, "3/120")
     assert found.message == "trains epoch 4 of 120 (validating)"
     assert found.metrics is not None
@@ -315,7 +315,7 @@ def test_time_alone_changes_nothing_in_the_status() -> None:
     report = make.report(
         TRAIN, training=make.training(completed_epochs=3), progress=make.progress(remaining_seconds=60)
     )
-    view = at_work(TRAIN, done=(PREPARE,), reports={TRAIN: report})
+    view = at_work(TRAIN, done=(PREPARE,), reports=make.by_pod(report))
     first = plan(view).status
     again = plan(
         make.view(make.run(status=first), **{k: getattr(view, k) for k in ("jobs", "pods", "reports", "turn")}), 999
@@ -325,14 +325,14 @@ def test_time_alone_changes_nothing_in_the_status() -> None:
 
 def test_a_loss_that_is_not_finite_is_a_condition() -> None:
     report = make.report(TRAIN, training=make.training(completed_epochs=3, loss_finite=False, map50=float("nan")))
-    found = plan(at_work(TRAIN, done=(PREPARE,), reports={TRAIN: report})).status
+    found = plan(at_work(TRAIN, done=(PREPARE,), reports=make.by_pod(report))).status
     assert condition(found, "LossFinite") == ("False", "NotFinite")
     assert found.metrics is None
 
 
 def test_evaluate_shows_exporting_when_its_pod_says_so() -> None:
     report = make.report(EVALUATE, stage=Stage.EXPORTING)
-    found = plan(at_work(EVALUATE, done=(PREPARE, TRAIN), reports={EVALUATE: report})).status
+    found = plan(at_work(EVALUATE, done=(PREPARE, TRAIN), reports=make.by_pod(report))).status
     assert (found.stage, found.message) == (Stage.EXPORTING, "exports the model")
 
 
@@ -364,7 +364,7 @@ def test_stages_stay_done_when_their_attempts_are_forgotten() -> None:
 def rejected() -> RunView:
     worse = EvaluationStatus(new=msgspec.structs.replace(make.SCORES, map50to95="0.5"), current=make.SCORES, images=10)
     reports = make.last_reports(PREPARE, TRAIN, EVALUATE)
-    reports[EVALUATE] = msgspec.structs.replace(reports[EVALUATE], evaluation=worse)
+    reports["pod-evaluate-1"] = msgspec.structs.replace(reports["pod-evaluate-1"], evaluation=worse)
     return make.view(
         make.run(status=make.released()),
         jobs=tuple(make.job(s, state="Complete") for s in (PREPARE, TRAIN, EVALUATE)),
@@ -430,7 +430,7 @@ def test_waiting_for_a_retry_writes_the_status_once() -> None:
 
 def test_gpu_memory_that_ran_out_becomes_a_smaller_batch_in_the_next_task() -> None:
     report = make.report(TRAIN, training=make.training(batch=11), outcome=AttemptReason.GPU_OUT_OF_MEMORY)
-    found = plan(failed(ExitCode.GPU_OUT_OF_MEMORY, reports={TRAIN: report}), 60)
+    found = plan(failed(ExitCode.GPU_OUT_OF_MEMORY, reports=make.by_pod(report)), 60)
     assert (found.status.batch, task(found).batch, task(found).attempt) == (5, 5, 2)
     assert (found.status.attempts[-1].batch, found.status.restarts) == (11, 1)
 
