@@ -68,10 +68,10 @@ class TestCluster:
 
     def start(self, terminal: Terminal) -> Access:
         _stream(terminal, "tests/cluster/cluster.py", "build")
-        if self._is_up() and not self.keep:
-            terminal.line(f"a cluster {self.name} of an earlier demo is replaced (--keep goes on with it)")
+        if self._states() and not self.keep:
+            terminal.line(f"the cluster {self.name} of earlier is replaced (--keep goes on with it)")
             _stream(terminal, "tests/cluster/cluster.py", "down", "--name", self.name)
-        if not self._is_up():
+        if "up" not in self._states():
             _stream(terminal, "tests/cluster/cluster.py", "up", "--name", self.name)
         return Access(NAMESPACE, environment_of(self.name))
 
@@ -90,9 +90,10 @@ class TestCluster:
     def hints(self) -> list[str]:
         return [f"make cluster-shell NAME={self.name}"]
 
-    def _is_up(self) -> bool:
+    def _states(self) -> list[str]:
+        """Empty when there is no such cluster; `down` is one that was killed and left its data."""
         known = output_of([sys.executable, "tests/cluster/cluster.py", "list"], {}).decode()
-        return any(line.split()[:2] == [self.name, "up"] for line in known.splitlines())
+        return [line.split()[1] for line in known.splitlines() if line.split()[:1] == [self.name]]
 
 
 @dataclass(frozen=True)
