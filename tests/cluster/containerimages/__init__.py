@@ -1,0 +1,1 @@
+"""How the project's container images are made and brought to a node."""
