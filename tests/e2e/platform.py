@@ -115,7 +115,7 @@ class Platform:
     def kill(self, pod: Object) -> None:
         """SIGKILL every process of the pod's containers, as the kernel or a crash would."""
         name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
-        for process in wait_for(f"a process of pod {name} runs", lambda: processes_of(uid), 120, 0.5):
+        for process in wait_for(f"a process of pod {name} runs", lambda: processes_of(uid), 240, 0.5):
             os.kill(process, signal.SIGKILL)
 
     # ---- looking ----
