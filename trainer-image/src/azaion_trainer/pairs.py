@@ -124,7 +124,8 @@ def check_image(data: bytes) -> None:
                 # An eighth of the size: all data is still read and checked, at a fraction of the time.
                 image.draft(image.mode, (1, 1))
             image.load()
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, ModuleNotFoundError):
+        # In a process that has imported ultralytics, Pillow's open then looks for a HEIF decoder that is not installed.
         raise UnusableError("the file is no image of a kind that is read (JPEG, PNG, BMP, WebP, TIFF)") from None
     except Image.DecompressionBombError:
         raise UnusableError(f"the image has more than {MAX_PIXELS} pixels") from None
