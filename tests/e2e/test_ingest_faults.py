@@ -10,7 +10,7 @@ from tests.demo.scenes import make_scenes
 from tests.e2e.platform import Platform
 from tests.e2e.story import INGEST, Story
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
 
 COUNT = 300
 VALIDATED_LATER = 50
