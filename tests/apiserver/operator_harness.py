@@ -48,7 +48,9 @@ DATASET = DatasetStatus(path="datasets/azaion-2026-11-22", train=70, valid=20, t
 SCORES = Scores(map50="0.95", map50to95="0.7", precision="0.9", recall="0.8", f1="0.85")
 
 
-def eventually(what: str, look: Callable[[], T], timeout_s: float = 20, hint: Callable[[], str] = lambda: "") -> T:
+def eventually(
+    what: str, look: Callable[[], T | None], timeout_s: float = 20, hint: Callable[[], str] = lambda: ""
+) -> T:
     """The first truthy answer of `look`; fails saying what did not happen."""
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -209,21 +211,21 @@ class Node:
         self._api.request("DELETE", self.path("configmaps", "azaion-storage-report"))
 
         def gone() -> bool:
-            for pod in self.list("pods"):
+            for pod in self.items("pods"):
                 self._api.request("DELETE", self.path("pods", pod["metadata"]["name"]), {"gracePeriodSeconds": 0})
-            left = [*self.list("pods"), *self.list("jobs"), *self.list("deployments")]
+            left = [*self.items("pods"), *self.items("jobs"), *self.items("deployments")]
             reports = [name for name in self.names("configmaps") if name.endswith("-report")]
             runs = self._api.request("GET", self._namespace.path(Kind.TRAINING_RUN)).object["items"]
             return not (left or reports or runs)
 
         eventually("everything of the test is gone", gone, 60, hint=self._story)
 
-    def list(self, resource: str) -> list[Document]:
+    def items(self, resource: str) -> list[Document]:
         items: list[Document] = self._api.request("GET", self.path(resource)).object["items"]
         return items
 
     def names(self, resource: str) -> list[str]:
-        return sorted(item["metadata"]["name"] for item in self.list(resource))
+        return sorted(item["metadata"]["name"] for item in self.items(resource))
 
     def get(self, resource: str, name: str) -> Document | None:
         answer = self._api.request("GET", self.path(resource, name))
@@ -264,13 +266,13 @@ class Node:
         """What is there, for a test that fails."""
         runs = self._api.request("GET", self._namespace.path(Kind.TRAINING_RUN)).object["items"]
         told = {run["metadata"]["name"]: brief(run.get("status", {})) for run in runs}
-        jobs = {job["metadata"]["name"]: job.get("status", {}) for job in self.list("jobs")}
+        jobs = {job["metadata"]["name"]: job.get("status", {}) for job in self.items("jobs")}
         return f"Runs: {told}. Jobs: {jobs}."
 
     def pod_of(self, job: Document) -> Document | None:
         """The newest pod the Job controller made for that Job."""
         uid = job["metadata"]["uid"]
-        pods = [p for p in self.list("pods") if p["metadata"].get("ownerReferences", [{}])[0].get("uid") == uid]
+        pods = [p for p in self.items("pods") if p["metadata"].get("ownerReferences", [{}])[0].get("uid") == uid]
         return max(pods, key=lambda p: p["metadata"]["creationTimestamp"], default=None)
 
     def bound_pod(self, job: Document) -> Document:
@@ -398,7 +400,7 @@ class BusyNode(threading.Thread):
                 return
 
     def _look(self) -> None:
-        for job in self._node.list("jobs"):
+        for job in self._node.items("jobs"):
             pod = self._node.pod_of(job)
             if pod is None or pod["metadata"]["uid"] in self._seen or "deletionTimestamp" in pod["metadata"]:
                 continue
@@ -415,7 +417,7 @@ class BusyNode(threading.Thread):
     def _watch_the_device(self) -> None:
         at_device = [
             pod["metadata"]["name"]
-            for pod in self._node.list("pods")
+            for pod in self._node.items("pods")
             if pod["metadata"]["labels"].get("azaion.com/device") and pod["status"]["phase"] in ("Pending", "Running")
         ]
         if len(at_device) > 1:

@@ -69,7 +69,7 @@ def consumer(node: Node, ingest: str) -> Document:
     """The Deployment's pod, running on the node."""
 
     def look() -> Document | None:
-        pods = [p for p in node.list("pods") if p["metadata"]["labels"].get("azaion.com/annotation-ingest") == ingest]
+        pods = [p for p in node.items("pods") if p["metadata"]["labels"].get("azaion.com/annotation-ingest") == ingest]
         return next((p for p in pods if "deletionTimestamp" not in p["metadata"]), None)
 
     pod = eventually(f"the consumer of {ingest} has a pod", look)

@@ -118,7 +118,7 @@ def test_what_a_pod_reports_is_in_the_status(operator: Operator, node: Node, run
     progress = TrainingProgress(completed_epochs=1, epochs=3, batch=11, map50=0.5, map50to95=0.25, best_epoch=1)
     node.report(pod, training=progress, progress=Progress(remaining_seconds=7200, activity="validating"))
     status = runs.until("full", epochColumn="1/3", timeLeft="2h00m", stage="Training")
-    assert status["message"] == "trains epoch 2 of 3 (validating)"
+    assert status["message"] == "trains, 1 of 3 epochs done: validating"
     assert (status["metrics"]["map50"], status["metrics"]["map50to95"], status["batch"]) == ("0.5", "0.25", 11)
     columns = runs_table(runs)
     assert columns == ["full", "Running", "Training", "1/3", "0.25", "2h00m"]
@@ -360,7 +360,7 @@ def test_a_report_deleted_under_a_working_pod_is_made_again(
     namespace.api.output("delete", "configmap", "-n", namespace.name, "full-run-report")
     eventually("the report is there again", lambda: node.get("configmaps", "full-run-report"))
     node.report(pod, progress=Progress(activity="reading 100 images"))
-    runs.until("full", message="forms the data set (reading 100 images)")
+    runs.until("full", message="forms the data set: reading 100 images")
 
 
 def test_a_job_deleted_by_hand_is_followed_by_the_next_attempt(
@@ -422,7 +422,7 @@ def test_nothing_is_written_while_nothing_changes(operator: Operator, node: Node
     runs.create("full")
     pod = node.start_pod(node.job("full-prepare-1"))
     node.report(pod, progress=Progress(activity="reading", remaining_seconds=60))
-    runs.until("full", message="forms the data set (reading)")
+    runs.until("full", message="forms the data set: reading")
     runs.create("queued")
     runs.until("queued", message="place 1 in the queue: run full is at the device")
     before = {name: runs.get(name) for name in ("full", "queued")}

@@ -16,7 +16,7 @@ from azaion_operator.attempts import obstacle
 from azaion_operator.objects import Pod
 from azaion_operator.specs.deployment import ANNOTATION_DIGEST, deployment
 from azaion_operator.specs.identity import Child, identity
-from azaion_operator.texts import decimal, in_seconds, sentence
+from azaion_operator.texts import decimal, in_seconds, plural, sentence
 from azaion_operator.view import IngestView
 
 MAX_DIRECTORIES = 8
@@ -133,7 +133,7 @@ def _with_last_word(pod: Pod, message: str) -> str:
         return message
     word = parse_termination(last.message)
     why = word.message if word else f"exit code {last.exit_code}; see kubectl logs {pod.metadata.name} --previous"
-    return sentence(f"the consumer ended {container.restart_count} times, last with: {why}")
+    return sentence(f"the consumer ended {plural(container.restart_count, 'time')}, last with: {why}")
 
 
 def _words(report: IngestReport) -> str:
@@ -142,7 +142,11 @@ def _words(report: IngestReport) -> str:
             return sentence(condition.message or condition.reason)
     if report.caught_up.status:
         return "filed everything in the stream"
-    return f"{report.lag} messages behind" if report.lag is not None else sentence(report.caught_up.message or "reads")
+    return (
+        f"{plural(report.lag, 'message')} behind"
+        if report.lag is not None
+        else sentence(report.caught_up.message or "reads")
+    )
 
 
 def _status(view: IngestView, standing: Standing, now: datetime) -> AnnotationIngestStatus:

@@ -28,7 +28,7 @@ from azaion_operator.specs.identity import Child, identity, report_map
 from azaion_operator.specs.job import ANNOTATION_EPOCHS, job
 from azaion_operator.specs.line import line
 from azaion_operator.status_run import current_stage, is_done
-from azaion_operator.texts import duration, in_seconds, sentence
+from azaion_operator.texts import duration, in_seconds, plural, sentence
 from azaion_operator.view import RunView
 
 #: A Job without a pod for this long is not just slow.
@@ -92,6 +92,12 @@ class Standing:
     @property
     def live_pods(self) -> tuple[Pod, ...]:
         return tuple(pod for pod in self.view.pods if not pod.ended)
+
+    @property
+    def closing(self) -> JobStage | None:
+        """The stage whose Job or pod is still there."""
+        stages = (*(stage_of(job) for job in self.live_jobs), *(stage_of(pod) for pod in self.live_pods))
+        return stages[0] if stages else None
 
     @property
     def live_attempt(self) -> Attempt | None:
@@ -235,7 +241,8 @@ def _verdict(standing: Standing) -> Retry | GiveUp | None:
 def _stay_suspended(standing: Standing) -> Step | None:
     if not standing.view.run.spec.suspend:
         return None
-    where = f" after {standing.status.completed_epochs} epochs" if standing.status.completed_epochs else ""
+    done = standing.status.completed_epochs
+    where = f" after {plural(done, 'epoch')}" if done else ""
     return Step(
         phase=Phase.SUSPENDED, message=f"suspended{where}; set spec.suspend to false to go on", held="Suspended"
     )
@@ -343,7 +350,7 @@ def _carried_out(standing: Standing, step: Step) -> RunPlan:
     status = msgspec.structs.replace(
         status,
         phase=step.phase,
-        stage=status_run.stage_of_status(status, live, report) if working else None,
+        stage=status_run.stage_at(status, standing.closing, view.reports) if working else None,
         message=sentence(step.message),
         completion_time=in_seconds(now) if result else None,
     )

@@ -6,7 +6,7 @@ from azaion_api.layout import CLASSES_FILE
 from azaion_api.report import StorageReport
 from azaion_api.resources import ModelLine, TrainingRun
 from azaion_operator.settings import PodSettings
-from azaion_operator.texts import sentence
+from azaion_operator.texts import plural, sentence
 
 #: Below this part of the volume free, no run starts; the kubelet evicts pods at 5 %.
 MIN_FREE = 0.10
@@ -92,5 +92,5 @@ def _missing_data(run: TrainingRun, storage: StorageReport) -> str | None:
         return f"{CLASSES_FILE} is not on the volume; the chart's value `classes` makes it"
     found = storage.images.get(dataset.source, 0)
     if found < dataset.min_images:
-        return f"{dataset.source}/images holds {found} images, the run needs {dataset.min_images}"
+        return f"{dataset.source}/images holds {plural(found, 'image')}, the run needs {dataset.min_images}"
     return None

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from azaion_api.names import JobStage
 from azaion_api.outcome import AttemptReason
 from azaion_api.training_run import Attempt, TrainingRunSpec
-from azaion_operator.texts import sentence
+from azaion_operator.texts import plural, sentence
 
 FIRST_BACKOFF = timedelta(seconds=10)
 LAST_BACKOFF = timedelta(minutes=5)
@@ -94,7 +94,9 @@ def remedy(spec: TrainingRunSpec, attempts: tuple[Attempt, ...], restarts: int) 
         return GiveUp(last.reason, sentence(_no_smaller_batch(spec, last)))
     if policy.counted and restarts > spec.recovery.max_restarts:
         limit = spec.recovery.max_restarts
-        return GiveUp(last.reason, sentence(f"gave up after {limit} restarts (spec.recovery.maxRestarts); {words}"))
+        return GiveUp(
+            last.reason, sentence(f"gave up after {plural(limit, 'restart')} (spec.recovery.maxRestarts); {words}")
+        )
     if policy.remedy is Remedy.WAIT_FOR_SPACE:
         return Retry(last.ended + SPACE_RETRY, sentence(words), needs_space=True)
     return Retry(last.ended + _delay(policy.remedy, fruitless(attempts)), sentence(words))

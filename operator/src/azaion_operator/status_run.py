@@ -27,7 +27,7 @@ from azaion_api.training_run import (
 )
 from azaion_operator.attempts import Counted, report_of
 from azaion_operator.recovery import batch_after, faults
-from azaion_operator.texts import decimal, duration, in_seconds, sentence
+from azaion_operator.texts import decimal, duration, in_seconds, plural, sentence
 
 MAX_MODELS = 16
 MAX_LOSSES = 16
@@ -225,7 +225,7 @@ def dataset_ready(facts: Facts) -> Verdict:
 
 def training(facts: Facts) -> Verdict:
     if is_done(facts.status, JobStage.TRAIN):
-        return _no(COMPLETED, f"{facts.status.completed_epochs} epochs")
+        return _no(COMPLETED, plural(facts.status.completed_epochs, "epoch"))
     verdict = _of_stage(facts, JobStage.TRAIN)
     if verdict.reason == "InProgress":
         resumed = facts.report.training.resumed if facts.report and facts.report.training else ""
@@ -239,9 +239,9 @@ def checkpoint_saved(facts: Facts) -> Verdict:
     found = facts.status.checkpoint
     if found is None:
         failed = facts.status.checkpoint_failures
-        return _no("SaveFailed", f"{failed} checkpoints could not be written") if failed else _NOT_YET
-    partly = f" and {found.images_seen} images" if found.images_seen else ""
-    return _yes("Verified", f"{found.path} holds {found.epoch} epochs{partly}")
+        return _no("SaveFailed", f"{plural(failed, 'checkpoint')} could not be written") if failed else _NOT_YET
+    partly = f" and {plural(found.images_seen, 'image')}" if found.images_seen else ""
+    return _yes("Verified", f"{found.path} holds {plural(found.epoch, 'epoch')}{partly}")
 
 
 def loss_finite(facts: Facts) -> Verdict:
@@ -259,7 +259,7 @@ def evaluated(facts: Facts) -> Verdict:
     if not is_done(facts.status, JobStage.EVALUATE):
         return _of_stage(facts, JobStage.EVALUATE)
     found = facts.status.evaluation
-    return _yes(COMPLETED, f"test mAP50-95 {found.new.map50to95} on {found.images} images" if found else "")
+    return _yes(COMPLETED, f"test mAP50-95 {found.new.map50to95} on {plural(found.images, 'image')}" if found else "")
 
 
 def exported(facts: Facts) -> Verdict:
@@ -333,35 +333,42 @@ def trained(status: TrainingRunStatus, reports: Mapping[str, RunReport]) -> Trai
     return report.training if report else None
 
 
-def stage_of_status(status: TrainingRunStatus, live: Attempt | None, report: RunReport | None) -> Stage | None:
-    """What the run does: its pod's own word, or its Job's."""
-    if live is not None and report is not None:
-        return report.stage
-    stage = current_stage(status)
-    return _STAGES[stage] if stage is not None else None
+def stage_at(status: TrainingRunStatus, closing: JobStage | None, reports: Mapping[str, RunReport]) -> Stage | None:
+    """What the run does, by its pod's own word or its Job's; a stage lasts until its Job is no more `closing`."""
+    stage = closing or current_stage(status)
+    if stage is None:
+        return None
+    attempt = newest(status.attempts, stage)
+    report = report_of(attempt, reports) if attempt else None
+    return report.stage if report is not None and (closing or attempt is None or not attempt.ended) else _STAGES[stage]
 
 
 def doing(status: TrainingRunStatus, attempt: Attempt, report: RunReport | None) -> str:
     """What a running pod does, in one sentence."""
-    what = _WORK[JobStage(attempt.stage)](status, report)
-    activity = f" ({report.progress.activity})" if report and report.progress.activity else ""
+    activity = report.progress.activity if report else ""
+    # The epoch is in the sentence already.
+    if JobStage(attempt.stage) is JobStage.TRAIN and activity.startswith("epoch "):
+        activity = ""
+    what = _WORK[JobStage(attempt.stage)](status, report, bool(activity))
     again = f", attempt {attempt.number}" if attempt.number > 1 else ""
-    return sentence(f"{what}{again}{activity}")
+    return sentence(f"{what}{again}" + (f": {activity}" if activity else ""))
 
 
-def _trains(status: TrainingRunStatus, report: RunReport | None) -> str:
+def _trains(status: TrainingRunStatus, report: RunReport | None, with_activity: bool) -> str:
     if report is None or report.training is None:
         return "starts training"
+    if with_activity:
+        return f"trains, {status.completed_epochs} of {plural(status.epochs, 'epoch')} done"
     if status.completed_epochs >= status.epochs:
-        return f"trained {status.epochs} epochs, finishes"
+        return f"trained {plural(status.epochs, 'epoch')}, finishes"
     return f"trains epoch {status.completed_epochs + 1} of {status.epochs}"
 
 
-_WORK: dict[JobStage, Callable[[TrainingRunStatus, RunReport | None], str]] = {
-    JobStage.PREPARE: lambda _, report: "forms the data set" if report else "starts to form the data set",
+_WORK: dict[JobStage, Callable[[TrainingRunStatus, RunReport | None, bool], str]] = {
+    JobStage.PREPARE: lambda _, report, __: "forms the data set" if report else "starts to form the data set",
     JobStage.TRAIN: _trains,
-    JobStage.EVALUATE: lambda _, report: (
+    JobStage.EVALUATE: lambda _, report, __: (
         "exports the model" if report and report.stage is Stage.EXPORTING else "evaluates the model"
     ),
-    JobStage.PUBLISH: lambda _, __: "publishes the model",
+    JobStage.PUBLISH: lambda _, __, ___: "publishes the model",
 }

@@ -39,6 +39,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 1440}d{minutes % 1440 // 60}h"
 
 
+def plural(n: int, noun: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
+
+
 def sentence(text: str) -> str:
     """One line within the API's bound."""
     line = " ".join(text.split())

@@ -78,12 +78,13 @@ async def test_the_first_operator_takes_the_lease_and_may_act_for_less_than_its_
     store: Store, clock: Clock
 ) -> None:
     keeper = LeaseKeeper(store, "first", clock)
-    assert not keeper.held
+    held = [keeper.held]
     await keeper.step()
-    assert keeper.held
-    assert (spec(store)["holderIdentity"], spec(store)["leaseDurationSeconds"]) == ("first", DURATION_S)
+    held.append(keeper.held)
     clock.now += ACT_FOR_S
-    assert not keeper.held
+    held.append(keeper.held)
+    assert held == [False, True, False]
+    assert (spec(store)["holderIdentity"], spec(store)["leaseDurationSeconds"]) == ("first", DURATION_S)
     assert ACT_FOR_S < DURATION_S
 
 

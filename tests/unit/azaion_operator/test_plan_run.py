@@ -26,6 +26,7 @@ from azaion_api.training_run import (
 )
 from azaion_operator.device_queue import Entry, Turn
 from azaion_operator.plan_run import RunPlan, plan_run, queue_entry
+from azaion_operator.settings import PodSettings
 from azaion_operator.view import RunView
 
 PREPARE, TRAIN, EVALUATE, PUBLISH = JobStage
@@ -190,7 +191,7 @@ def test_at_release_everything_is_fixed_and_made() -> None:
 
 
 def test_a_released_run_keeps_its_image_when_the_operator_has_a_newer_one() -> None:
-    newer = make.PodSettings(trainer_image="docker.io/azaion/trainer:0.2.0", consumer_image="c", claim="azaion")
+    newer = PodSettings(trainer_image="docker.io/azaion/trainer:0.2.0", consumer_image="c", claim="azaion")
     found = plan(make.view(make.run(status=after(PREPARE)), turn=make.HOLDS, settings=newer))
     assert found.status.image == "docker.io/azaion/trainer:0.1.0"
     assert found.create[-1][1]["spec"]["template"]["spec"]["containers"][0]["image"] == "docker.io/azaion/trainer:0.1.0"
@@ -292,7 +293,7 @@ def test_progress_is_in_the_status() -> None:
     )
     found = plan(at_work(TRAIN, done=(PREPARE,), reports=make.by_pod(report))).status
     assert (found.phase, found.stage, found.epoch_column) == (Phase.RUNNING, Stage.TRAINING, "3/120")
-    assert found.message == "trains epoch 4 of 120 (validating)"
+    assert found.message == "trains, 3 of 120 epochs done: validating"
     assert found.metrics is not None
     assert (found.metrics.map50, found.metrics.learning_rate, found.metrics.losses) == (
         "0.123457",
@@ -309,6 +310,33 @@ def test_progress_is_in_the_status() -> None:
         ("True", "Finite"),
         ("Unknown", "NotYet"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("activity", "done", "message"),
+    [
+        ("", 3, "trains epoch 4 of 120"),
+        ("epoch 4 of 120", 3, "trains epoch 4 of 120"),
+        ("validating epoch 3", 3, "trains, 3 of 120 epochs done: validating epoch 3"),
+        ("", 120, "trained 120 epochs, finishes"),
+    ],
+)
+def test_what_the_pod_does_is_said_once(activity: str, done: int, message: str) -> None:
+    training = make.training(completed_epochs=done)
+    report = make.report(TRAIN, training=training, progress=make.progress(activity=activity))
+    assert plan(at_work(TRAIN, done=(PREPARE,), reports=make.by_pod(report))).status.message == message
+
+
+def test_a_stage_lasts_until_its_job_is_closed() -> None:
+    closing = make.view(
+        make.run(status=make.released()),
+        jobs=(make.job(PREPARE),),
+        pods=(make.ended_pod(PREPARE, ExitCode.COMPLETED),),
+        reports=make.last_reports(PREPARE),
+        turn=make.HOLDS,
+    )
+    assert plan(closing).status.stage is Stage.PREPARING
+    assert plan(make.view(make.run(status=after(PREPARE)), turn=make.HOLDS)).status.stage is Stage.TRAINING
 
 
 def test_time_alone_changes_nothing_in_the_status() -> None:
@@ -572,7 +600,7 @@ def test_a_run_that_is_being_deleted_is_left_to_kubernetes() -> None:
 
 def finished(ttl: int | None = None, **fields: Any) -> TrainingRun:
     status = plan(rejected()).status
-    spec = {} if ttl is None else {"ttlSecondsAfterFinished": ttl}
+    spec: dict[str, Any] = {} if ttl is None else {"ttlSecondsAfterFinished": ttl}
     return make.run(status=msgspec.structs.replace(status, **fields), **spec)
 
 
