@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -180,7 +181,7 @@ class Demo:
     def _show_results(self) -> None:
         status = self.access.status("trainingrun", RUN)
         evaluation, directory = status["evaluation"], status["directory"]
-        deployed = next(model for model in status["models"] if model["role"] == "deployed")
+        deployed = next(m for m in status["models"] if (m["role"], m["format"]) == ("deployed", "PyTorch"))
         found = self.access.on_volume("sha256sum", f"/azaion/{deployed['path']}").decode().split()[0]
         if found != deployed["sha256"]:
             raise DemoError(f"{deployed['path']} on the volume is not what the run published: its sha256 is {found}")
@@ -213,9 +214,8 @@ class Demo:
             30.0,
         )
         (OUTPUT / "series.txt").write_text("\n".join(series) + "\n")
-        for line in series:
-            if any(f"_{name}{{" in line for name in SHOWN_SERIES) and not line.endswith(" 0"):
-                self._terminal.line(line)
+        for line in telling(series):
+            self._terminal.line(line)
         self._terminal.line(f"all {len(series)}: {shown(OUTPUT / 'series.txt')}")
 
     def _say_goodbye(self) -> None:
@@ -269,6 +269,13 @@ def finished_series(run: str, text: str) -> list[str] | None:
     series = [line for line in text.splitlines() if line.startswith("azaion_trainingrun_") and f'name="{run}"' in line]
     succeeded = any("_phase{" in line and 'phase="Succeeded"' in line and line.endswith(" 1") for line in series)
     return series if succeeded else None
+
+
+def telling(series: list[str]) -> list[str]:
+    """Those of the series that a person wants to see, without the labels that are the same for all."""
+    wanted = {f"azaion_trainingrun_{name}" for name in SHOWN_SERIES}
+    shown = [line for line in series if line.partition("{")[0] in wanted and not line.endswith(" 0")]
+    return [re.sub(r'(customresource_\w+|namespace)="[^"]*",?', "", line).replace(",}", "}") for line in shown]
 
 
 def diagnosis(access: Access) -> str:

@@ -12,7 +12,17 @@ from tests.demo.access import CommandError, DemoError, objects_in, output_of, st
 from tests.demo.clusters import CHATTER, IMAGES, chart_version, load_command, missing_images
 from tests.demo.progress import RunView, fraction_done
 from tests.demo.scenes import DIGITS, scene_names
-from tests.demo.story import RUN, SAMPLES, SCENES, demo_scenes, demo_spec, demo_values, document, finished_series
+from tests.demo.story import (
+    RUN,
+    SAMPLES,
+    SCENES,
+    demo_scenes,
+    demo_spec,
+    demo_values,
+    document,
+    finished_series,
+    telling,
+)
 from tests.demo.terminal import Terminal, clock, table_row
 
 from azaion_trainer.split import SplitPlan, assign, shares
@@ -96,6 +106,20 @@ def test_the_series_are_those_of_the_run_and_only_once_it_succeeded() -> None:
     )
     assert finished_series(RUN, text) == text.splitlines()[1:3]
     assert finished_series(RUN, text.replace('"Succeeded"} 1', '"Succeeded"} 0')) is None
+
+
+def test_the_series_that_are_shown_are_short_and_tell_something() -> None:
+    labels = 'customresource_kind="TrainingRun",name="demo",namespace="azaion"'
+    series = [
+        f'azaion_trainingrun_phase{{{labels},phase="Running"}} 0',
+        f'azaion_trainingrun_phase{{{labels},phase="Succeeded"}} 1',
+        f"azaion_trainingrun_epoch{{{labels}}} 16",
+        f"azaion_trainingrun_best_epoch{{{labels}}} 12",
+    ]
+    assert telling(series) == [
+        'azaion_trainingrun_phase{name="demo",phase="Succeeded"} 1',
+        'azaion_trainingrun_epoch{name="demo"} 16',
+    ]
 
 
 def test_images_the_node_has_are_not_missed() -> None:
