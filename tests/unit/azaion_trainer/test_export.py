@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from azaion_trainer.export import Agreement, compare
+from azaion_trainer.judging import counting_confidence
 
 ROW = [10.0, 10.0, 30.0, 30.0, 0.8, 1.0]
 
@@ -41,3 +42,18 @@ def test_nothing_found_by_both_agrees() -> None:
     nothing = Agreement(images=3, detections=0, matched=0, box_pixels=0.0, score=0.0)
     assert nothing.share == 1.0
     assert "finds anything on 3 images" in nothing.sentence()
+
+
+@pytest.mark.parametrize(
+    ("f1", "confidence"),
+    [
+        ([0.1, 0.6, 0.4, 0.2, 0.1], 0.1),
+        ([0.9, 0.6, 0.4, 0.2, 0.1], 0.02),
+        ([0.1, 0.2, 0.4, 0.6, 0.9], 0.25),
+        ([0.0, 0.0, 0.0, 0.0, 0.0], 0.25),
+    ],
+)
+def test_detections_count_from_the_confidence_with_the_best_f1_on(f1: list[float], confidence: float) -> None:
+    points = np.array([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert counting_confidence(np.array([f1, f1]), points) == pytest.approx(confidence)
+    assert counting_confidence(np.zeros((0, 0)), points) == 0.25

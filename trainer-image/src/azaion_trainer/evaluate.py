@@ -165,7 +165,7 @@ def _draw(context: StageContext, data_set: DataSet, new: Judgement, split: str) 
 
     context.report.activity("drawing predictions")
     which = "unseen test" if split == "test" else "validation"
-    sides = "left: as annotated, right: as the model finds it"
+    sides = f"left: as annotated, right: as the model finds it, from confidence {new.confidence:.2f} on"
     best = Sheet(
         title=f"{context.task.run}: mAP50 {float(new.scores.map50):.3f} on {len(new.images)} {which} images",
         subtitle=f"a selection; {sides}",

@@ -17,8 +17,11 @@ from ultralytics.utils.ops import scale_boxes
 
 from azaion_api.training_run import Scores
 
-#: Below this a detection does not count as one (ultralytics' own default for predictions).
-SEEN_CONFIDENCE = 0.25
+#: A detection counts from the confidence with the model's best F1 on, but never needs more than this (ultralytics'
+#: own default for predictions): a young model is right long before it is sure.
+MOST_CONFIDENCE = 0.25
+#: What is kept at all of the many detections of next to no confidence.
+LEAST_CONFIDENCE = 0.02
 #: Below this a detection is one of low confidence.
 SURE_CONFIDENCE = 0.5
 _MATCH_IOU = 0.5
@@ -40,7 +43,7 @@ class JudgedImage:
     path: Path
     marked: tuple[Box, ...]
     found: tuple[Box, ...]
-    #: Marked objects no detection of SEEN_CONFIDENCE matches.
+    #: Marked objects that no counting detection matches.
     missed: int
     #: Marked objects whose best match is below SURE_CONFIDENCE.
     unsure: int
@@ -57,6 +60,8 @@ class Judgement:
     scores: Scores
     #: mAP50-95 per class name, for classes the split holds.
     per_class: dict[str, float]
+    #: From which on detections count.
+    confidence: float
     images: tuple[JudgedImage, ...]
 
     @property
@@ -114,11 +119,48 @@ def judge(model: Any, settings: JudgingSettings, directory: Path, plots: bool) -
         str(validator.names[int(number)]): round(float(box.class_result(i)[3]), 5)
         for i, number in enumerate(box.ap_class_index)
     }
-    return Judgement(scores, per_class, tuple(validator.judged))
+    confidence = counting_confidence(np.asarray(box.f1_curve), np.asarray(box.px))
+    return Judgement(scores, per_class, confidence, tuple(image.judged(confidence) for image in validator.collected))
+
+
+def counting_confidence(f1_curve: np.ndarray[Any, Any], confidences: np.ndarray[Any, Any]) -> float:
+    """The confidence with the best mean F1, within LEAST_CONFIDENCE and MOST_CONFIDENCE.
+
+    `f1_curve` is [classes, points], `confidences` the points.
+    """
+    if not f1_curve.size or not f1_curve.any():
+        return MOST_CONFIDENCE
+    best = float(confidences[f1_curve.mean(0).argmax()])
+    return min(max(best, LEAST_CONFIDENCE), MOST_CONFIDENCE)
 
 
 def _ratio(value: float) -> str:
     return f"{float(value):.5f}"
+
+
+@dataclass(frozen=True)
+class _CollectedImage:
+    """One image as validated, tensors on the CPU."""
+
+    path: Path
+    marked_classes: torch.Tensor
+    #: Corners in pixels of the original image, as all boxes here.
+    marked: torch.Tensor
+    classes: torch.Tensor
+    boxes: torch.Tensor
+    confidences: torch.Tensor
+
+    def judged(self, confidence: float) -> JudgedImage:
+        seen = self.confidences >= confidence
+        classes, boxes, confidences = self.classes[seen], self.boxes[seen], self.confidences[seen]
+        best = _best_matches(self.marked_classes, self.marked, classes, boxes, confidences)
+        return JudgedImage(
+            path=self.path,
+            marked=_boxes(self.marked_classes, self.marked, torch.ones(len(self.marked))),
+            found=_boxes(classes, boxes, confidences),
+            missed=int((best == 0).sum()),
+            unsure=int(((best > 0) & (best < SURE_CONFIDENCE)).sum()),
+        )
 
 
 class _CollectingValidator(DetectionValidator):  # type: ignore[misc]
@@ -126,26 +168,33 @@ class _CollectingValidator(DetectionValidator):  # type: ignore[misc]
 
     def __init__(self, settings: JudgingSettings, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.judged: list[JudgedImage] = []
+        self.collected: list[_CollectedImage] = []
         self._progress = settings.progress
 
     def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
         super().update_metrics(preds, batch)
         for number, prediction in enumerate(preds):
-            self.judged.append(self._judge(prediction, self._prepare_batch(number, batch)))
-        self._progress(len(self.judged))
+            self.collected.append(_collect(prediction, self._prepare_batch(number, batch)))
+        self._progress(len(self.collected))
 
-    def _judge(self, prediction: dict[str, torch.Tensor], image: dict[str, Any]) -> JudgedImage:
-        seen = prediction["conf"] >= SEEN_CONFIDENCE
-        classes, boxes, sure = prediction["cls"][seen], prediction["bboxes"][seen], prediction["conf"][seen]
-        best = _best_matches(image["cls"], image["bboxes"], classes, boxes, sure)
-        return JudgedImage(
-            path=Path(image["im_file"]),
-            marked=_boxes(image, image["cls"], image["bboxes"], torch.ones_like(image["cls"], dtype=torch.float32)),
-            found=_boxes(image, classes, boxes, sure),
-            missed=int((best == 0).sum()),
-            unsure=int(((best > 0) & (best < SURE_CONFIDENCE)).sum()),
+
+def _collect(prediction: dict[str, torch.Tensor], image: dict[str, Any]) -> _CollectedImage:
+    kept = prediction["conf"] >= LEAST_CONFIDENCE
+
+    def original(boxes: torch.Tensor) -> torch.Tensor:
+        scaled: torch.Tensor = scale_boxes(
+            image["imgsz"], boxes.clone().float(), image["ori_shape"], ratio_pad=image["ratio_pad"]
         )
+        return scaled.cpu()
+
+    return _CollectedImage(
+        path=Path(image["im_file"]),
+        marked_classes=image["cls"].cpu(),
+        marked=original(image["bboxes"]),
+        classes=prediction["cls"][kept].cpu(),
+        boxes=original(prediction["bboxes"][kept]),
+        confidences=prediction["conf"][kept].float().cpu(),
+    )
 
 
 def _best_matches(
@@ -159,13 +208,9 @@ def _best_matches(
     if not len(marked) or not len(boxes):
         return torch.zeros(len(marked))
     matches = (box_iou(marked, boxes) >= _MATCH_IOU) & (marked_classes[:, None] == classes[None, :])
-    return (matches.float() * confidences[None, :].float()).amax(dim=1).cpu()
+    return (matches.float() * confidences[None, :]).amax(dim=1)
 
 
-def _boxes(
-    image: dict[str, Any], classes: torch.Tensor, boxes: torch.Tensor, confidences: torch.Tensor
-) -> tuple[Box, ...]:
-    """Boxes in pixels of the original image."""
-    corners = scale_boxes(image["imgsz"], boxes.clone().float(), image["ori_shape"], ratio_pad=image["ratio_pad"])
+def _boxes(classes: torch.Tensor, corners: torch.Tensor, confidences: torch.Tensor) -> tuple[Box, ...]:
     rows = zip(classes.tolist(), corners.tolist(), confidences.tolist(), strict=True)
     return tuple(Box(int(number), (x1, y1, x2, y2), float(confidence)) for number, (x1, y1, x2, y2), confidence in rows)

@@ -45,6 +45,7 @@ def train(context: StageContext) -> str:
         _require_same_classes(state, data_set)
         if _is_finished(context, state):
             listener.report()
+            _slim(context.run.train / "weights" / "best.pt")
             return _finished_sentence(context, state["epoch"], state["best_epoch"])
         arguments.update(_continued(context, state))
     trainer = _trainer(context, arguments, store, listener, state)
@@ -225,6 +226,13 @@ def _continued(context: StageContext, state: State) -> dict[str, Any]:
 def _architecture(state: State) -> str:
     """Only a name for logs: the model is built from the state itself, its base file may be gone."""
     return str(state["model_yaml"].get("yaml_file") or "checkpoint.yaml")
+
+
+def _slim(weights: Path) -> None:
+    """What an attempt that was killed at its very end may have left undone."""
+    from azaion_trainer.trainer import slim
+
+    slim(weights)
 
 
 def _finished_sentence(context: StageContext, epochs: int, best_epoch: int) -> str:

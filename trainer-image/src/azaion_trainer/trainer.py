@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from ultralytics.data.utils import get_split_fraction
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import colorstr
 from ultralytics.utils.torch_utils import autocast, strip_optimizer, unwrap_model
 
@@ -481,12 +482,8 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         return epoch >= completed - 1 or epoch == self.best_epoch or epoch % self.setup.keep_period == 0
 
     def _finish(self) -> None:
-        """Leave best.pt as a model to use: without the optimizer, a third of the size. Safe to do twice."""
-        slim = self.wdir / ".best.pt.tmp"
-        strip_optimizer(self.best, str(slim))
-        files.sync_file(slim)
-        slim.replace(self.best)
-        files.sync_directory(self.wdir)
+        """Leave best.pt as a model to use."""
+        slim(self.best)
         self.run_callbacks("on_train_end")
         for loader in (self.train_loader, self.test_loader):
             loader.close()
@@ -565,6 +562,18 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
 
 #: Arguments that ultralytics decides itself (optimizer: auto) and that a resumed training has to keep.
 RESOLVED_ARGUMENTS = ("optimizer", "lr0", "warmup_bias_lr")
+
+
+def slim(weights: Path) -> None:
+    """Leave the model without the optimizer's state, at a third of the size; a slim one stays as it is."""
+    _, checkpoint = load_checkpoint(weights)
+    if checkpoint.get("optimizer") is None:
+        return
+    beside = weights.with_name(f".{weights.name}.tmp")
+    strip_optimizer(weights, str(beside))
+    files.sync_file(beside)
+    beside.replace(weights)
+    files.sync_directory(weights.parent)
 
 
 def _rows_until(rows: bytes, epochs: int) -> bytes:
