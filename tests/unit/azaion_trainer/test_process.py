@@ -63,7 +63,7 @@ def test_a_trainer_that_is_ended_in_mid_training_is_continued_without_a_gap(
     process = started(layout, run_task, log)
     checkpoints = layout.root / f"runs/run-{UID[:8]}" / "checkpoints"
     try:
-        wait_for(lambda: (checkpoints / "state-000002.pt.sha256").exists(), process, log, "the second checkpoint")
+        wait_for((checkpoints / "state-000002.pt.sha256").exists, process, log, "the second checkpoint")
         process.send_signal(order)
         code = process.wait(timeout=120)
     finally:
