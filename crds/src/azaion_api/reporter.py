@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
 import logging
 import os
 import random
-import ssl
 import threading
 import time
 from datetime import UTC, datetime
@@ -15,13 +13,12 @@ from typing import Protocol
 
 import msgspec
 
+from azaion_api.pod_client import MERGE_PATCH, SERVICE_ACCOUNT, PodClient, UnreachableError
 from azaion_api.report import Report
 from azaion_api.task import NAMESPACE_VARIABLE
 
 log = logging.getLogger(__name__)
 
-_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_TIMEOUT_S = 10.0
 _MAX_BACKOFF_S = 15.0
 _CLOSING_BACKOFF_S = 0.5
 
@@ -37,68 +34,23 @@ class ReportSink(Protocol):
 
 
 class ConfigMapSink:
-    """Merge-patches one key of one ConfigMap with the pod's own token.
+    """Merge-patches one key of one ConfigMap with the pod's own token."""
 
-    Token and authority are read where they are used: both are replaced under a running pod.
-    """
-
-    def __init__(self, config_map: str, key: str, service_account: Path = _SERVICE_ACCOUNT) -> None:
-        self._host = os.environ["KUBERNETES_SERVICE_HOST"]
-        self._port = int(os.environ.get("KUBERNETES_SERVICE_PORT", "443"))
+    def __init__(self, config_map: str, key: str, service_account: Path = SERVICE_ACCOUNT) -> None:
         self._path = f"/api/v1/namespaces/{os.environ[NAMESPACE_VARIABLE]}/configmaps/{config_map}"
         self._key = key
-        self._service_account = service_account
-        self._connection: http.client.HTTPSConnection | None = None
+        self._client = PodClient(service_account)
 
     def write(self, body: bytes) -> None:
         patch = msgspec.json.encode({"data": {self._key: body.decode()}})
-        headers = {"Authorization": f"Bearer {self._token()}", "Content-Type": "application/merge-patch+json"}
         try:
-            status, answer = self._send(patch, headers)
-        except (OSError, http.client.HTTPException) as error:
-            self._close()
-            raise ReportError(
-                f"the API server at {self._host}:{self._port} cannot be reached: {error or type(error).__name__}"
-            ) from error
+            status, answer = self._client.ask("PATCH", self._path, patch, MERGE_PATCH)
+        except UnreachableError as error:
+            raise ReportError(str(error)) from error
         if status >= 300:
             raise ReportError(
                 f"the API server refused the report with {status}: {answer[:200].decode(errors='replace')}"
             )
-
-    def _token(self) -> str:
-        path = self._service_account / "token"
-        try:
-            return path.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ReportError(f"the pod's token {path} cannot be read: {error}") from error
-
-    def _send(self, patch: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
-        if self._connection is not None:
-            try:
-                return self._exchange(self._connection, patch, headers)
-            except (OSError, http.client.HTTPException):
-                # Epochs last for hours and the API server closes idle connections after minutes; only what a
-                # new connection says counts. A patch may safely arrive twice.
-                self._close()
-        self._connection = http.client.HTTPSConnection(
-            self._host,
-            self._port,
-            timeout=_TIMEOUT_S,
-            context=ssl.create_default_context(cafile=str(self._service_account / "ca.crt")),
-        )
-        return self._exchange(self._connection, patch, headers)
-
-    def _exchange(
-        self, connection: http.client.HTTPSConnection, patch: bytes, headers: dict[str, str]
-    ) -> tuple[int, bytes]:
-        connection.request("PATCH", self._path, patch, headers)
-        response = connection.getresponse()
-        return response.status, response.read()
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
 
 
 class LogSink:
