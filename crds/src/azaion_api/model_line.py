@@ -8,13 +8,27 @@ from typing import Annotated
 from msgspec import Meta
 
 from azaion_api.conditions import Conditions, Resource
-from azaion_api.training_run import Decimal
+from azaion_api.schema import sentence
+from azaion_api.training_run import FILE_NAME, Decimal
 
 
 class ModelLineSpec(Resource, frozen=True, kw_only=True):
     """A line of models that replace one another."""
 
     description: Annotated[str, Meta(max_length=512, description="What the line is for, for people.")] | None = None
+    pinned_model: (
+        Annotated[
+            str,
+            Meta(
+                max_length=128,
+                pattern=rf"^{FILE_NAME}$",
+                description="Directory of models/ that is current as long as this is set, for example azaion-2026-11-22: "
+                "goes back to it at once, and later runs are judged but not promoted.",
+                extra_json_schema=sentence("name a directory of models/, for example azaion-2026-11-22; no path"),
+            ),
+        ]
+        | None
+    ) = None
 
 
 class ModelRecord(Resource, frozen=True, kw_only=True):

@@ -630,6 +630,22 @@ class Scores(Resource, frozen=True, kw_only=True):
     f1: Annotated[Decimal, Meta(description="Best F1 over confidences.")]
 
 
+class Gain(Resource, frozen=True, kw_only=True):
+    """What the new model gains over the current one: a paired bootstrap over the images both were judged on."""
+
+    metric: Annotated[Metric, Meta(description="What the models are compared by.")]
+    new: Annotated[Decimal, Meta(description="The trained model's figure on the compared images.")]
+    current: Annotated[Decimal, Meta(description="The current model's figure on the compared images.")]
+    value: Annotated[Decimal, Meta(description="Difference of the two figures.")]
+    low: Annotated[Decimal, Meta(description="Lower bound of its interval; minGain is compared with it.")]
+    high: Annotated[Decimal, Meta(description="Upper bound of its interval.")]
+    confidence: Annotated[Decimal, Meta(description="Confidence of the interval.")]
+    images: Annotated[int, Meta(description="Images compared on.")]
+    left_out: Annotated[
+        int, Meta(description="Images of the split left out, because the current model was trained on them.")
+    ] = 0
+
+
 class EvaluationStatus(Resource, frozen=True, kw_only=True):
     """What the evaluation found on the test split."""
 
@@ -651,6 +667,19 @@ class EvaluationStatus(Resource, frozen=True, kw_only=True):
             ),
         ]
         | None
+    ) = None
+    current_model: (
+        Annotated[
+            str,
+            Meta(
+                max_length=512,
+                description="The .pt that was current when the models were judged, relative to the storage root.",
+            ),
+        ]
+        | None
+    ) = None
+    gain: (
+        Annotated[Gain, Meta(description="How the two compare; empty when the current model was not judged.")] | None
     ) = None
     hard_samples: Annotated[int, Meta(description="Images with a missed or low-confidence object.")] = 0
     images: Annotated[int, Meta(description="Images evaluated.")] = 0

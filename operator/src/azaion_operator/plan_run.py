@@ -131,7 +131,8 @@ def _judged(view: RunView, status: TrainingRunStatus) -> TrainingRunStatus:
     if decided or status.evaluation is None or not is_done(status, JobStage.EVALUATE):
         return status
     current = current_model(view.run.spec.line_ref.name, view.line, view.storage)
-    return msgspec.structs.replace(status, promotion=gate.decide(view.run.spec, status.evaluation, current))
+    pinned = view.line.spec.pinned_model if view.line is not None else None
+    return msgspec.structs.replace(status, promotion=gate.decide(view.run.spec, status.evaluation, current, pinned))
 
 
 def next_step(standing: Standing) -> Step:

@@ -6,10 +6,72 @@ import make
 import msgspec
 import pytest
 
-from azaion_api.training_run import EvaluationStatus, PromotionDecision, PromotionStatus
+from azaion_api.training_run import EvaluationStatus, Gain, Metric, PromotionDecision, PromotionStatus
 from azaion_operator.gate import decide
 
 CURRENT = "models/azaion-2026-10-01/azaion.pt"
+
+
+def compared(low: str, *, value: str = "0.02", high: str = "0.05", left_out: int = 0) -> EvaluationStatus:
+    """Two models with an interval of the gain."""
+    gain = Gain(
+        metric=Metric.MAP50TO95,
+        new="0.71",
+        current="0.69",
+        value=value,
+        low=low,
+        high=high,
+        confidence="0.9",
+        images=94,
+        left_out=left_out,
+    )
+    return msgspec.structs.replace(evaluation("0.71", "0.69"), gain=gain)
+
+
+@pytest.mark.parametrize(
+    ("low", "min_gain", "decision"),
+    [
+        ("0.001", "0", PromotionDecision.PROMOTED),
+        ("0.00000", "0", PromotionDecision.PROMOTED),
+        ("-0.00001", "0", PromotionDecision.REJECTED),
+        ("0.01", "0.01", PromotionDecision.PROMOTED),
+        ("0.00999", "0.01", PromotionDecision.REJECTED),
+        ("-0.01", "-0.02", PromotionDecision.PROMOTED),
+        ("-0.03", "-0.02", PromotionDecision.REJECTED),
+    ],
+)
+def test_the_lower_bound_of_the_gain_has_to_reach_the_wanted_gain(
+    low: str, min_gain: str, decision: PromotionDecision
+) -> None:
+    spec = make.spec(evaluation={"minGain": min_gain})
+    assert decide(spec, compared(low), CURRENT).decision is decision
+
+
+def test_a_rejection_carries_both_figures_the_gain_and_its_interval() -> None:
+    found = decide(make.spec(evaluation={"minGain": "0.005"}), compared("-0.01", left_out=6), CURRENT)
+    assert found == PromotionStatus(
+        decision=PromotionDecision.REJECTED,
+        reason="test mAP50-95 0.71 against 0.69 of the current model on 94 images, 6 left out that the current model "
+        "was trained on: a gain of +0.02, with 90 % confidence between -0.01 and +0.05; minGain is 0.005",
+    )
+
+
+def test_a_pinned_line_judges_and_promotes_nothing() -> None:
+    pinned = "azaion-2026-09-01"
+    found = decide(make.spec(), compared("0.3"), CURRENT, pinned)
+    assert found.decision is PromotionDecision.REJECTED
+    assert found.reason.endswith("the line is pinned to azaion-2026-09-01 (spec.pinnedModel)")
+    assert "a gain of +0.02" in found.reason
+    always = make.spec(publish={"promotion": "Always"})
+    assert decide(always, evaluation("0.9"), None, pinned).decision is PromotionDecision.REJECTED
+
+
+def test_what_waits_for_approval_goes_on_waiting_while_the_line_is_pinned() -> None:
+    spec = make.spec(publish={"promotion": "Manual", "approved": True})
+    found = decide(spec, compared("0.3"), CURRENT, "azaion-2026-09-01")
+    assert found.decision is PromotionDecision.WAITING
+    assert "remove spec.pinnedModel from it first" in found.reason
+    assert decide(spec, compared("0.3"), CURRENT).decision is PromotionDecision.PROMOTED
 
 
 def evaluation(new: str, current: str | None = None, message: str | None = None) -> EvaluationStatus:
@@ -35,7 +97,7 @@ def evaluation(new: str, current: str | None = None, message: str | None = None)
         ("0.3", "0.2", "0.1", PromotionDecision.PROMOTED),
     ],
 )
-def test_a_better_model_is_promoted_and_a_worse_one_rejected(
+def test_without_an_interval_the_difference_alone_decides(
     new: str, current: str, min_gain: str, decision: PromotionDecision
 ) -> None:
     spec = make.spec(evaluation={"minGain": min_gain})

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from azaion_api.training_run import EvaluationStatus, ExportFormat, PublishedModel, Stage
+from azaion_api.training_run import EvaluationStatus, ExportFormat, Gain, GroupBy, Metric, PublishedModel, Stage
 from azaion_trainer import engine, files
 from azaion_trainer.arguments import parse_parameters
 from azaion_trainer.dataset import DataSet, open_data_set
 from azaion_trainer.failures import BadDataError, BadSpecError
-from azaion_trainer.manifest import list_images
-from azaion_trainer.model_card import EVALUATION_FILE, EvaluationRecord, ExportRecord, read_card
+from azaion_trainer.manifest import list_images, trained_on
+from azaion_trainer.model_card import EVALUATION_FILE, EvaluationRecord, ExportRecord, read_card, read_trained_on
+from azaion_trainer.split import group_of
 from azaion_trainer.stage import StageContext
 
 if TYPE_CHECKING:
@@ -71,24 +72,28 @@ def _judge_both(
         raise BadDataError(f"{context.relative(weights)}: {error}") from error
     settings = _settings(context, data_set, split, total, "judging the trained model")
     new = judge(model, settings, context.run.evaluation / "new", plots=True)
-    current = None
+    current, gain = None, None
     if context.task.current_model is not None:
         settings = _settings(context, data_set, split, total, "judging the current model")
-        current, remark = _judge_current(context, data_set, split, settings)
+        current, remark = _judge_current(context, data_set, settings)
+        remarks.append(remark)
+    if current is not None:
+        context.report.activity("comparing the two models")
+        gain, remark = _compare(context, new, current)
         remarks.append(remark)
     status = EvaluationStatus(
         new=new.scores,
         current=current.scores if current else None,
         current_message="; ".join(remark for remark in remarks if remark)[:1000] or None,
+        current_model=context.task.current_model,
+        gain=gain,
         hard_samples=new.hard_samples,
         images=len(new.images),
     )
     return status, new
 
 
-def _judge_current(
-    context: StageContext, data_set: DataSet, split: str, settings: JudgingSettings
-) -> tuple[Judgement | None, str]:
+def _judge_current(context: StageContext, data_set: DataSet, settings: JudgingSettings) -> tuple[Judgement | None, str]:
     """The line's current model by the same settings; None and why when it cannot be judged."""
     from azaion_trainer.judging import UnloadableError, class_names, judge, load_model
 
@@ -108,23 +113,66 @@ def _judge_current(
             f"the current model was not judged: it knows {len(names)} classes and the data set {len(data_set.names)}"
             + (f", the first difference is {other}" if other else "")
         )
-    return judge(model, settings, context.run.evaluation / "current", plots=False), _known_images(
-        context, data_set, split, path
+    return judge(model, settings, context.run.evaluation / "current", plots=False), ""
+
+
+# Comparing
+
+#: Columns of the thresholds of overlap, 0.50 to 0.95.
+_THRESHOLDS = {Metric.MAP50: slice(0, 1), Metric.MAP50TO95: slice(None)}
+
+
+def _compare(context: StageContext, new: Judgement, current: Judgement) -> tuple[Gain, str]:
+    """The gain on images that neither model was trained on, and what has to be said of it."""
+    from azaion_trainer.gain import gain
+
+    known, remark = _known_to_current(context)
+    total = len(new.statistics)
+    kept = [place for place, entry in enumerate(new.statistics) if Path(entry.image).stem not in known]
+    left_out = total - len(kept)
+    if not kept:
+        kept, left_out = list(range(total)), 0
+        remark = f"the current model was trained on all {total} images, which flatters it"
+    elif left_out:
+        remark = (
+            f"{left_out} of the {total} images are left out of the comparison: the current model was trained on them"
+        )
+    wanted = context.task.spec.evaluation
+    context.heart.beat()
+    found = gain(
+        [new.statistics[place] for place in kept],
+        [current.statistics[place] for place in kept],
+        _THRESHOLDS[wanted.metric],
+        float(wanted.confidence),
+        _groups(context, [new.statistics[place].image for place in kept]),
     )
+    numbers = {name: f"{getattr(found, name):.5f}" for name in ("new", "current", "value", "low", "high")}
+    return Gain(
+        metric=wanted.metric, confidence=wanted.confidence, images=len(kept), left_out=left_out, **numbers
+    ), remark
 
 
-def _known_images(context: StageContext, data_set: DataSet, split: str, model: Path) -> str:
-    """Says when the current model was trained on images it is judged by; empty when it was not."""
-    card = read_card(model.resolve().parent)
+def _groups(context: StageContext, images: list[str]) -> list[str] | None:
+    """What is drawn together: frames of one video where the data set keeps them together."""
+    group_by = context.task.spec.dataset.group_by
+    return [group_of(Path(image).stem, group_by) for image in images] if group_by is GroupBy.MEDIA else None
+
+
+def _known_to_current(context: StageContext) -> tuple[frozenset[str], str]:
+    """Stems of the images the current model was trained on, and what is not known of them."""
+    model = (context.layout.root / (context.task.current_model or "")).resolve()
+    card = read_card(model.parent)
     if card is None or card.dataset is None:
-        return "it is not known which images the current model was trained on"
+        return frozenset(), "it is not known which images the current model was trained on"
+    listed = read_trained_on(model.parent)
+    if listed is not None:
+        return listed, ""
     theirs = context.layout.root / card.dataset.path
     if not theirs.is_dir():
-        return f"{card.dataset.path}, which the current model was trained on, is not there any more to compare with"
-    trained = {name for part in ("train", "valid") for name in list_images(theirs / part / "images")}
-    ours = [name for path in data_set.images[split] for name in list_images(path)]
-    known = sum(name in trained for name in ours)
-    return f"the current model was trained on {known} of the {len(ours)} images, which flatters it" if known else ""
+        return frozenset(), (
+            f"{card.dataset.path}, which the current model was trained on, is not there any more to compare with"
+        )
+    return trained_on(context.layout, card.dataset.path), ""
 
 
 def _settings(context: StageContext, data_set: DataSet, split: str, total: int, activity: str) -> JudgingSettings:

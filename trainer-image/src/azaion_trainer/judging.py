@@ -16,6 +16,7 @@ from ultralytics.utils.metrics import box_iou
 from ultralytics.utils.ops import scale_boxes
 
 from azaion_api.training_run import Scores
+from azaion_trainer.gain import ImageStatistics
 
 #: A detection counts from the confidence with the model's best F1 on, but never needs more than this (ultralytics'
 #: own default for predictions): a young model is right long before it is sure.
@@ -63,6 +64,8 @@ class Judgement:
     #: From which on detections count.
     confidence: float
     images: tuple[JudgedImage, ...]
+    #: What validation counted on every image, in the same order for every model judged on the same split.
+    statistics: tuple[ImageStatistics, ...]
 
     @property
     def hard_samples(self) -> int:
@@ -120,7 +123,8 @@ def judge(model: Any, settings: JudgingSettings, directory: Path, plots: bool) -
         for i, number in enumerate(box.ap_class_index)
     }
     confidence = counting_confidence(np.asarray(box.f1_curve), np.asarray(box.px))
-    return Judgement(scores, per_class, confidence, tuple(image.judged(confidence) for image in validator.collected))
+    images = tuple(image.judged(confidence) for image in validator.collected)
+    return Judgement(scores, per_class, confidence, images, validator.statistics)
 
 
 def counting_confidence(f1_curve: np.ndarray[Any, Any], confidences: np.ndarray[Any, Any]) -> float:
@@ -169,6 +173,7 @@ class _CollectingValidator(DetectionValidator):  # type: ignore[misc]
     def __init__(self, settings: JudgingSettings, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.collected: list[_CollectedImage] = []
+        self.statistics: tuple[ImageStatistics, ...] = ()
         self._progress = settings.progress
 
     def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
@@ -176,6 +181,17 @@ class _CollectingValidator(DetectionValidator):  # type: ignore[misc]
         for number, prediction in enumerate(preds):
             self.collected.append(_collect(prediction, self._prepare_batch(number, batch)))
         self._progress(len(self.collected))
+
+    def get_stats(self) -> dict[str, Any]:
+        # Taken here: the validator forgets them once it has its figures.
+        kept = self.metrics.stats
+        rows = zip(kept["tp"], kept["conf"], kept["pred_cls"], kept["target_cls"], strict=True)
+        self.statistics = tuple(
+            ImageStatistics(str(image.path), tp.astype(bool), confidence, found, marked.reshape(-1))
+            for image, (tp, confidence, found, marked) in zip(self.collected, rows, strict=True)
+        )
+        figures: dict[str, Any] = super().get_stats()
+        return figures
 
 
 def _collect(prediction: dict[str, torch.Tensor], image: dict[str, Any]) -> _CollectedImage:

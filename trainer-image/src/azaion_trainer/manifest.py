@@ -97,6 +97,13 @@ def images_of(path: Path) -> Iterator[tuple[str, str]]:
             yield name, split
 
 
+def trained_on(layout: Layout, relative: str) -> frozenset[str]:
+    """Stems of the images of a data set that a training sees: those it learns from and those it is validated on."""
+    path = layout.root / relative
+    names = (name for split in ("train", "valid") for name in list_images(path / split / "images"))
+    return frozenset(os.path.splitext(name)[0] for name in names)
+
+
 def digest_line(split: str, image: str, image_sha256: bytes, label_sha256: bytes) -> bytes:
     """A pair's part of the data set's digest; an image without label has an empty label digest."""
     return f"{split}\0{image}\0{image_sha256.hex()}\0{label_sha256.hex()}\n".encode(errors="surrogateescape")

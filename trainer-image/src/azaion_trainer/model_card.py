@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from azaion_api.training_run import DatasetStatus, EvaluationStatus
 
 CARD_FILE = "model.json"
 EVALUATION_FILE = "evaluation.json"
+#: Beside the card: stems of the images the model was trained on, so that it stays known when the data set is gone.
+TRAINED_ON_FILE = "trained-on.txt.gz"
 CARD_VERSION = 1
 
 
@@ -75,3 +80,18 @@ def read_card(directory: Path) -> ModelCard | None:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     return card if card.version == CARD_VERSION else None
+
+
+def write_trained_on(stems: Iterable[str]) -> bytes:
+    """The contents of TRAINED_ON_FILE."""
+    text = "".join(f"{stem}\n" for stem in sorted(stems))
+    return gzip.compress(text.encode(errors="surrogateescape"), compresslevel=6, mtime=0)
+
+
+def read_trained_on(directory: Path) -> frozenset[str] | None:
+    """Stems of the images a published model was trained on, None when nobody wrote them down."""
+    try:
+        text = gzip.decompress((directory / TRAINED_ON_FILE).read_bytes()).decode(errors="surrogateescape")
+    except (OSError, EOFError, zlib.error):
+        return None
+    return frozenset(text.splitlines())

@@ -15,7 +15,17 @@ from azaion_api.reporter import utc_now
 from azaion_api.training_run import PromotionDecision, PromotionStatus, PublishedModel
 from azaion_trainer import files
 from azaion_trainer.failures import BadDataError, BadSpecError
-from azaion_trainer.model_card import CARD_FILE, EvaluationRecord, ExportRecord, ModelCard, read_card, read_evaluation
+from azaion_trainer.manifest import trained_on
+from azaion_trainer.model_card import (
+    CARD_FILE,
+    TRAINED_ON_FILE,
+    EvaluationRecord,
+    ExportRecord,
+    ModelCard,
+    read_card,
+    read_evaluation,
+    write_trained_on,
+)
 from azaion_trainer.stage import StageContext
 
 log = logging.getLogger(__name__)
@@ -75,6 +85,10 @@ def _fill(context: StageContext, promotion: PromotionStatus) -> Path:
         placed = msgspec.structs.replace(entry, path=f"{line}{Path(entry.path).suffix}")
         _place(context.run.root / entry.path, hidden / placed.path)
         exports.append(placed)
+    if context.task.dataset is not None:
+        stems = trained_on(context.layout, context.task.dataset.path)
+        if stems:
+            files.write_bytes(hidden / TRAINED_ON_FILE, write_trained_on(stems))
     while True:
         taken = {path.name for path in context.layout.models.iterdir()}
         target = context.layout.models / dated_name(line, _today(), taken)
