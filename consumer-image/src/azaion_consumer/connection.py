@@ -243,14 +243,14 @@ class StreamConnection:
             with _mapped(self._endpoint):
                 await self._client.credit(self._client.subscription, chunks)
 
-    async def bounds(self, type_: OffsetType) -> ChunkHead | None:
-        """The head of the stream's first or last chunk (OffsetType FIRST or LAST), None when the stream is empty.
+    async def bounds(self, position: Position) -> ChunkHead | None:
+        """The head of the chunk a reader would get first there, None when the stream is empty or ends before it.
 
         By a subscription of its own that is ended at once: brokers before 3.11 have no request for it, and the client
         none for those that have.
         """
         self._client.bounds = asyncio.get_running_loop().create_future()
-        await self._subscribe(_BOUNDS_SUBSCRIPTION, Position(type_))
+        await self._subscribe(_BOUNDS_SUBSCRIPTION, position)
         try:
             async with asyncio.timeout(_BOUNDS_TIMEOUT_S):
                 return await self._client.bounds

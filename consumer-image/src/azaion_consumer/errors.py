@@ -57,6 +57,18 @@ class BrokerError(ConsumerError):
         self.reason = reason
 
 
+class MissingOffsetsError(BrokerError):
+    """The stream does not hold what comes after the committed offset: it was cut, or is another one.
+
+    `next_offset` is the oldest message to go on with, None while that is not known; `missing` counts the offsets lost.
+    """
+
+    def __init__(self, reason: BrokerReason, message: str, next_offset: int | None = None, missing: int = 0) -> None:
+        super().__init__(reason, message)
+        self.next_offset = next_offset
+        self.missing = missing
+
+
 _REASONS = {
     errno.ENOSPC: StorageReason.DISK_FULL,
     errno.EDQUOT: StorageReason.DISK_FULL,

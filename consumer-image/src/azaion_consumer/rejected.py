@@ -1,4 +1,4 @@
-"""`data-rejected/`: messages that cannot be applied, each as its bytes and a JSON file that says why; bounded."""
+"""`data-rejected/<ingest>/`: messages that cannot be applied, as bytes and a JSON file that says why; bounded."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class RejectedRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 class RejectedDirectory:
     """Keeps track of its files so that it never has to be listed while messages flow. May raise OSError."""
 
-    def __init__(self, root: Path, stream: str, limits: RejectedLimits | None = None) -> None:
-        self.path = root / REJECTED_DIRECTORY
+    def __init__(self, root: Path, ingest: str, stream: str, limits: RejectedLimits | None = None) -> None:
+        self.path = root / REJECTED_DIRECTORY / ingest
         self._stream = stream
         self._limits = limits or RejectedLimits()
         #: Offset -> bytes of both files and time of filing in seconds since the epoch; oldest first.
@@ -57,7 +57,7 @@ class RejectedDirectory:
 
     def open(self) -> None:
         """Make the directory if need be and learn what is in it."""
-        self.path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        os.makedirs(self.path, mode=DIRECTORY_MODE, exist_ok=True)
         found: dict[int, tuple[int, float]] = {}
         with os.scandir(self.path) as entries:
             for entry in entries:
@@ -90,17 +90,15 @@ class RejectedDirectory:
         # A message rejected again by a replay replaces its files and counts once.
         self._size_bytes += size_bytes - self._kept.pop(offset, (0, 0.0))[0]
         self._kept[offset] = (size_bytes, time.time())
-        self._prune()
+        self.prune()
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Let the oldest go while there are too many, or they are too old; of too large ones one is kept."""
         oldest_s = time.time() - self._limits.age_s
-        while len(self._kept) > 1:
+        while self._kept:
             offset, (size_bytes, filed_s) = next(iter(self._kept.items()))
-            if (
-                len(self._kept) <= self._limits.messages
-                and self._size_bytes <= self._limits.size_bytes
-                and filed_s >= oldest_s
-            ):
+            too_large = len(self._kept) > 1 and self._size_bytes > self._limits.size_bytes
+            if len(self._kept) <= self._limits.messages and not too_large and filed_s >= oldest_s:
                 return
             del self._kept[offset]
             self._size_bytes -= size_bytes

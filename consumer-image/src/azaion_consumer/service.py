@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 import msgspec
 from rstream.constants import OffsetType
 
-from azaion_api.annotation_ingest import StartFrom, StartFromType
+from azaion_api.annotation_ingest import OnMissingOffsets, StartFrom, StartFromType
 from azaion_api.names import INGEST_REPORT_KEY
 from azaion_api.report import IngestReport
 from azaion_api.reporter import Reporter, sink_for, utc_now
-from azaion_consumer.chunks import Piece
+from azaion_consumer.chunks import ChunkHead, Piece
 from azaion_consumer.connection import Position, StreamConnection, connect
 from azaion_consumer.credentials import read_credentials
-from azaion_consumer.errors import BrokerError, BrokerReason, StorageError, storage_error
+from azaion_consumer.errors import BrokerError, BrokerReason, MissingOffsetsError, StorageError, storage_error
 from azaion_consumer.http import Health, HealthServer
-from azaion_consumer.lock import TreeLock
+from azaion_consumer.lock import LockHolder
 from azaion_consumer.messages import Decoder, Rejected
 from azaion_consumer.metrics import Metrics
 from azaion_consumer.session import Session, SessionEvents
@@ -73,10 +73,9 @@ class Service:
         self._endpoint = settings.endpoint
         self._storage = Storage(
             settings.root,
-            task.ingest,
+            LockHolder(task.ingest, settings.pod_uid or "unknown"),
             self._endpoint.stream,
             task.spec.storage,
-            TreeLock(settings.root, f"the AnnotationIngest {task.ingest} (pod {settings.pod_uid or 'unknown'})"),
         )
         self._decoder = Decoder(task.spec.class_count)
         self._status = Status()
@@ -174,34 +173,71 @@ class Service:
 
     async def _position(self, connection: StreamConnection) -> Position:
         """Where to begin. Raises BrokerError when the stream no longer holds what comes after the committed offset."""
-        last = await connection.bounds(OffsetType.LAST)
+        stream = self._settings.task.spec.stream
+        last = await connection.bounds(Position(OffsetType.LAST))
         self._status.set_last_offset(last.last_offset if last is not None else -1)
         committed = self._record.offset
         if committed is None:
             if self._start is None:
                 next_offset = last.last_offset + 1 if last is not None else 0
-                self._start = _start_position(self._settings.task.spec.stream.start_from, next_offset)
+                self._start = _start_position(stream.start_from, next_offset)
             return self._start
-        how = (
-            f"to begin again at spec.stream.startFrom remove {self._storage.offset_file.parent} "
-            "(filing a message again does no harm)"
-        )
-        if last is None or last.last_offset < committed:
-            ends = "is empty" if last is None else f"ends at offset {last.last_offset}"
-            raise BrokerError(
-                BrokerReason.STREAM_RECREATED,
-                f"the stream {self._endpoint.stream!r} {ends} although offset {committed} was filed from it: it was "
-                f"deleted and made again; {how}",
+        try:
+            await self._compare(connection, committed, last)
+        except MissingOffsetsError as error:
+            if stream.on_missing_offsets is OnMissingOffsets.STOP or error.next_offset is None:
+                raise
+            log.warning("%s; goes on at offset %d as spec.stream.onMissingOffsets says", error, error.next_offset)
+            self._record = msgspec.structs.replace(
+                self._record,
+                # The offsets of a stream made again begin anew.
+                offset=error.next_offset - 1 if error.next_offset else None,
+                chunk=None,
+                offsets_missing=self._record.offsets_missing + error.missing,
             )
-        first = await connection.bounds(OffsetType.FIRST)
-        if first is not None and first.first_offset > committed + 1 + _BROKERS_OWN_OFFSETS:
-            raise BrokerError(
-                BrokerReason.OFFSETS_MISSING,
-                f"offsets {committed + 1} to {first.first_offset - 1} are no longer in the stream "
-                f"{self._endpoint.stream!r} (its retention removed them) and were not filed; to go on without them set "
-                f"offset to {first.first_offset - 1} in {self._storage.offset_file}; {how}",
-            )
+            return Position(OffsetType.OFFSET, error.next_offset)
         return Position(OffsetType.OFFSET, committed + 1)
+
+    async def _compare(self, connection: StreamConnection, committed: int, last: ChunkHead | None) -> None:
+        """Raises MissingOffsetsError when the stream is another one, or begins too late, for the committed offset."""
+        name = self._endpoint.stream
+        how = (
+            "to go on with the oldest message there is set spec.stream.onMissingOffsets: Continue; to file the whole "
+            f"stream anew remove {self._storage.offset_file.parent} while the ingest is suspended"
+        )
+        made_again = f"although offset {committed} was filed from it: it was deleted and made again"
+        if last is None:
+            # Perhaps the broker was only slow: nothing to go on with before there is a message to see.
+            empty = f"the stream {name!r} is empty {made_again}; {how}"
+            raise MissingOffsetsError(BrokerReason.STREAM_RECREATED, empty)
+        first = await connection.bounds(Position(OffsetType.FIRST))
+        if first is None:
+            where = self._endpoint.address
+            raise BrokerError(BrokerReason.DISCONNECTED, f"the broker {where} does not say where the stream begins")
+        if last.last_offset < committed:
+            raise MissingOffsetsError(
+                BrokerReason.STREAM_RECREATED,
+                f"the stream {name!r} ends at offset {last.last_offset} {made_again}; {how}",
+                first.first_offset,
+            )
+        mark = self._record.chunk
+        if mark is not None and first.first_offset <= mark.first_offset:
+            head = await connection.bounds(Position(OffsetType.OFFSET, committed))
+            if head is not None and (head.first_offset, head.timestamp_ms) != (mark.first_offset, mark.timestamp_ms):
+                raise MissingOffsetsError(
+                    BrokerReason.STREAM_RECREATED,
+                    f"the stream {name!r} holds other messages at offset {committed} than those filed from there: it "
+                    f"was deleted and made again; {how}",
+                    first.first_offset,
+                )
+        if first.first_offset > committed + 1 + _BROKERS_OWN_OFFSETS:
+            missing = f"offsets {committed + 1} to {first.first_offset - 1} are no longer in the stream {name!r}"
+            raise MissingOffsetsError(
+                BrokerReason.OFFSETS_MISSING,
+                f"{missing} (its retention removed them) and were not filed; {how}",
+                first.first_offset,
+                first.first_offset - 1 - committed,
+            )
 
     async def _take_piece(self, piece: Piece) -> None:
         if self._session is not None:

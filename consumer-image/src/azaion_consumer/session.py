@@ -151,7 +151,7 @@ class Session:
                 self._events.on_last_offset(self._received_offset)
             elif not idle and now_s - asked_s >= _LAG_INTERVAL_S:
                 asked_s = now_s
-                last = await self._connection.bounds(OffsetType.LAST)
+                last = await self._connection.bounds(Position(OffsetType.LAST))
                 if last is not None:
                     self._events.on_last_offset(last.last_offset)
 

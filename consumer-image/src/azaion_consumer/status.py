@@ -107,6 +107,8 @@ class Status:
                 images=dict(self._images),
                 processed=sum(record.processed.values()) if record else 0,
                 rejected={str(reason): count for reason, count in sorted(rejected.items())},
+                names_missing=record.names_missing if record else 0,
+                offsets_missing=record.offsets_missing if record else 0,
             )
 
     def _lag(self) -> int | None:

@@ -28,7 +28,7 @@ from azaion_api.annotation_ingest import IngestStorage
 from azaion_api.layout import Layout
 from azaion_consumer.amqp import Buffer
 from azaion_consumer.errors import StorageError, StorageReason
-from azaion_consumer.lock import TreeLock
+from azaion_consumer.lock import DirectoryLocks, LockHolder
 from azaion_consumer.messages import RejectReason
 from azaion_consumer.rejected import RejectedDirectory, RejectedLimits
 from azaion_consumer.steps import Step, first_unfinished
@@ -49,15 +49,29 @@ class DirectoryRecord(msgspec.Struct, frozen=True, rename="camel"):
     modified_ns: int
 
 
+class ChunkMark(msgspec.Struct, frozen=True, rename="camel"):
+    """The chunk the offset lies in, by what the broker says of it: a stream made again has another one there."""
+
+    first_offset: int
+    timestamp_ms: int
+
+
 class OffsetRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """The offset file: every message up to and including `offset` is filed and durable."""
 
     offset: int | None
     stream: str
     time: datetime
+    #: Names of the directories it speaks of: data, data-seed, data_deleted.
+    tree: tuple[str, ...] = ()
+    chunk: ChunkMark | None = None
     #: Messages applied since the ingest was made, by operation.
     processed: dict[str, int] = msgspec.field(default_factory=dict)
     rejected: dict[RejectReason, int] = msgspec.field(default_factory=dict)
+    #: Names in bulk messages whose files were not there: nothing to do for them.
+    names_missing: int = 0
+    #: Offsets that were gone from the stream before they were filed, and that were gone on without.
+    offsets_missing: int = 0
     last_message_time: datetime | None = None
     directories: dict[str, DirectoryRecord] = msgspec.field(default_factory=dict)
 
@@ -67,6 +81,8 @@ class BatchRecord(msgspec.Struct, frozen=True, array_like=True):
 
     after: OffsetRecord
     steps: list[Step]
+    #: The directories the steps are taken in: data, data-seed, data_deleted.
+    tree: tuple[str, ...] = ()
 
 
 _batch_encoder = msgspec.msgpack.Encoder()
@@ -83,22 +99,27 @@ class Storage:
     def __init__(
         self,
         root: Path,
-        ingest: str,
+        holder: LockHolder,
         stream: str,
         names: IngestStorage,
-        lock: TreeLock,
         limits: RejectedLimits | None = None,
     ) -> None:
+        """`holder` says in the lock files who we are; its ingest names the directory of our own state."""
         self.root = root
         self.tree = Tree(root, names)
-        self.rejected = RejectedDirectory(root, stream, limits)
-        self.lock = lock
-        self._ingest = ingest
+        self.rejected = RejectedDirectory(root, holder.ingest, stream, limits)
+        self.lock = DirectoryLocks([root / directory.name for directory in self.tree.directories], holder)
+        self._ingest = holder.ingest
         self._stream = stream
-        self._state = Layout(root).ingest_state(ingest)
+        self._state = Layout(root).ingest_state(holder.ingest)
         self._staging = f"{self._state}/{_STAGING}"
         self._next = 0
         self._counted = False
+
+    @property
+    def state(self) -> Path:
+        """What the ingest keeps between starts."""
+        return self._state
 
     @property
     def _batch_file(self) -> str:
@@ -109,12 +130,12 @@ class Storage:
         return self._state / OFFSET_FILE
 
     def open(self) -> OffsetRecord | None:
-        """Take the lock, make missing directories, remove what an earlier process left half done, count the images.
+        """Take the locks, make missing directories, remove what an earlier process left half done, count the images.
 
         Returns what was committed last, None when nothing ever was. Safe to call again at any time.
         """
-        self.lock.acquire()
         self.tree.prepare()
+        predecessors = self.lock.acquire()
         os.makedirs(self._staging, mode=DIRECTORY_MODE, exist_ok=True)
         if len(self.tree.file_systems() | {os.stat(self._staging).st_dev}) > 1:
             raise StorageError(
@@ -123,7 +144,12 @@ class Storage:
                 "between them at one stroke; put them on one",
             )
         self.rejected.open()
-        record = self._finish_batch(self._load())
+        self.rejected.prune()
+        record = self._finish_batch(self._state, self._load(self._state))
+        for ingest in sorted(predecessors):
+            record = self._succeed(ingest, record)
+        self.lock.sign()
+        record = self._of_this_tree(record)
         self._clear_staging()
         if not self._counted:
             for directory in self.tree.directories:
@@ -150,7 +176,7 @@ class Storage:
 
     def stage_offset(self, record: OffsetRecord) -> None:
         """Write the next offset file beside the present one."""
-        write_file(f"{self.offset_file}.new", msgspec.json.encode(record))
+        _write_record(self._state, record)
 
     def publish_offset(self) -> None:
         """Replace the offset file by the staged one, which has to be durable, like the files it speaks of."""
@@ -159,10 +185,11 @@ class Storage:
 
     def stage_batch(self, after: OffsetRecord, steps: list[Step]) -> None:
         """Write down what has to be done once everything staged so far is durable."""
-        write_file(f"{self._batch_file}.new", _batch_encoder.encode(BatchRecord(after, steps)))
+        write_file(f"{self._batch_file}.new", _batch_encoder.encode(BatchRecord(after, steps, self.tree.names)))
 
     def publish_batch(self) -> None:
         """From here on the staged batch is finished by whoever opens the tree, if not by us."""
+        self.lock.verify()
         os.rename(f"{self._batch_file}.new", self._batch_file)
 
     def take(self, steps: list[Step]) -> int:
@@ -207,26 +234,52 @@ class Storage:
         else:
             self.tree.count(directory)
 
-    def _finish_batch(self, record: OffsetRecord | None) -> OffsetRecord | None:
-        """Take what a dead process left of its last batch; returns what is committed then."""
+    def _finish_batch(self, state: Path, record: OffsetRecord | None) -> OffsetRecord | None:
+        """Take what a dead process left of the last batch in `state`; returns what is committed there then."""
+        path = state / _BATCH_FILE
         try:
-            batch = _batch_decoder.decode(Path(self._batch_file).read_bytes())
+            batch = _batch_decoder.decode(path.read_bytes())
         except FileNotFoundError:
             return record
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise StorageError(
                 StorageReason.OFFSET_UNREADABLE,
-                f"the batch file {self._batch_file} is damaged ({error}); remove it to file its messages again",
+                f"the batch file {path} is damaged ({error}); remove it to file its messages again",
             ) from error
         committed = record.offset if record is not None else None
         if batch.after.offset is not None and (committed is None or committed < batch.after.offset):
-            self.take(batch.steps[first_unfinished(batch.steps) :])
-            self.stage_offset(batch.after)
-            self.sync()
-            self.publish_offset()
+            # An ingest of this name may have had other directories once.
+            tree = self.tree if batch.tree in ((), self.tree.names) else Tree.of(self.root, batch.tree)
+            for step in batch.steps[first_unfinished(batch.steps) :]:
+                step.take(tree, self.rejected)
             record = batch.after
-        os.unlink(self._batch_file)
+            _write_record(state, record)
+            self.sync()
+            os.rename(state / f"{OFFSET_FILE}.new", state / OFFSET_FILE)
+        path.unlink()
         return record
+
+    def _succeed(self, ingest: str, mine: OffsetRecord | None) -> OffsetRecord | None:
+        """Finish what another ingest left in these directories, and go on where it stopped if it read this stream.
+
+        Its files are newer than what we filed: reading on from our own offset would put old ones in their place.
+        """
+        state = Layout(self.root).ingest_state(ingest)
+        if not state.is_dir():
+            return mine
+        theirs = self._finish_batch(state, self._load(state))
+        if theirs is None or (theirs.tree, theirs.stream) != (self.tree.names, self._stream):
+            return mine
+        self.stage_offset(theirs)
+        self.sync()
+        self.publish_offset()
+        return theirs
+
+    def _of_this_tree(self, record: OffsetRecord | None) -> OffsetRecord | None:
+        """The record without its offset when that belongs to another stream or to other directories."""
+        if record is None or (record.stream == self._stream and record.tree in ((), self.tree.names)):
+            return record
+        return msgspec.structs.replace(record, offset=None, chunk=None)
 
     def _clear_staging(self) -> None:
         with os.scandir(self._staging) as entries:
@@ -234,21 +287,20 @@ class Storage:
                 with suppress(FileNotFoundError):
                     os.unlink(entry.path)
 
-    def _load(self) -> OffsetRecord | None:
+    def _load(self, state: Path) -> OffsetRecord | None:
+        path = state / OFFSET_FILE
         try:
-            text = self.offset_file.read_bytes()
+            text = path.read_bytes()
         except FileNotFoundError:
-            return self._take_over_original()
+            return self._take_over_original() if state == self._state else None
         try:
-            record = msgspec.json.decode(text, type=OffsetRecord)
+            return msgspec.json.decode(text, type=OffsetRecord)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise StorageError(
                 StorageReason.OFFSET_UNREADABLE,
-                f"the offset file {self.offset_file} is damaged ({error}); correct its offset, or remove it to begin "
+                f"the offset file {path} is damaged ({error}); correct its offset, or remove it to begin "
                 "at spec.stream.startFrom (filing a message again does no harm)",
             ) from error
-        # The offsets of another stream mean nothing in this one.
-        return record if record.stream == self._stream else msgspec.structs.replace(record, offset=None)
 
     def _take_over_original(self) -> OffsetRecord | None:
         """Begin where the original system stopped, once: its file is renamed when ours is in place."""
@@ -267,7 +319,10 @@ class Storage:
             )
         next_offset = int(match[1])
         record = OffsetRecord(
-            offset=next_offset - 1 if next_offset else None, stream=self._stream, time=datetime.now().astimezone()
+            offset=next_offset - 1 if next_offset else None,
+            stream=self._stream,
+            time=datetime.now().astimezone(),
+            tree=self.tree.names,
         )
         self.stage_offset(record)
         self.sync()
@@ -275,6 +330,10 @@ class Storage:
         os.rename(original, f"{original}.taken-over-by-{self._ingest}")
         self.sync()
         return record
+
+
+def _write_record(state: Path, record: OffsetRecord) -> None:
+    write_file(f"{state / OFFSET_FILE}.new", msgspec.json.encode(record))
 
 
 @cache

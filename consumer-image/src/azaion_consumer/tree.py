@@ -7,10 +7,11 @@ half a file. A put whose staged file is gone is done.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from azaion_api.annotation_ingest import IngestStorage
 from azaion_api.layout import Layout
@@ -53,6 +54,13 @@ class Tree:
         self.seed = directory(names.data_seed)
         self.deleted = directory(names.data_deleted)
         self.directories = (self.data, self.seed, self.deleted)
+        self.names = tuple(directory.name for directory in self.directories)
+
+    @classmethod
+    def of(cls, root: Path, names: Sequence[str]) -> Self:
+        """The tree of those directories: data, data-seed, data_deleted."""
+        data, seed, deleted = names
+        return cls(root, IngestStorage(data=data, data_seed=seed, data_deleted=deleted))
 
     def prepare(self) -> None:
         """Make what is missing of the directories."""

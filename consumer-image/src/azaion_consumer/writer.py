@@ -22,10 +22,12 @@ from azaion_consumer.chunks import Piece
 from azaion_consumer.filing import stage, stage_rejected
 from azaion_consumer.messages import Decoder, Message, Rejected, RejectReason
 from azaion_consumer.steps import Step
-from azaion_consumer.storage import OffsetRecord, Storage
+from azaion_consumer.storage import ChunkMark, OffsetRecord, Storage
 
 #: How long a filed batch waits for the next one's sync before it gets its own.
 _NEXT_BATCH_S = 0.02
+#: Messages set aside grow old also while none arrive.
+_PRUNE_INTERVAL_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Batch:
     steps: list[Step] = field(default_factory=list)
     size_bytes: int = 0
     last_offset: int = -1
+    #: The chunk it ends with.
+    chunk: ChunkMark | None = None
     processed: Counter[str] = field(default_factory=Counter)
     rejected: Counter[RejectReason] = field(default_factory=Counter)
 
@@ -119,7 +123,7 @@ class Writer:
                         return
                     self._stage(offset, entry)
                 if piece.last:
-                    self._join_batch()
+                    self._join_batch(ChunkMark(piece.head.first_offset, piece.head.timestamp_ms))
                 self._events.on_piece_staged(piece)
         finally:
             with self._changed:
@@ -166,7 +170,7 @@ class Writer:
         batch.last_offset = offset
         self._next_offset = offset + 1
 
-    def _join_batch(self) -> None:
+    def _join_batch(self, chunk: ChunkMark) -> None:
         """Hand what is staged of a complete chunk to the committer, once it has room."""
         arriving, self._arriving = self._arriving, Batch()
         if not arriving.steps:
@@ -177,6 +181,7 @@ class Writer:
             batch.steps += arriving.steps
             batch.size_bytes += arriving.size_bytes
             batch.last_offset = arriving.last_offset
+            batch.chunk = chunk
             batch.processed += arriving.processed
             batch.rejected += arriving.rejected
             self._changed.notify_all()
@@ -188,7 +193,8 @@ class Writer:
         """What has gathered; None when that is nothing, or when closed and nothing more will come."""
         with self._changed:
             if wait:
-                self._changed.wait_for(lambda: self._batch.steps or self._stager_done)
+                while not self._changed.wait_for(lambda: self._batch.steps or self._stager_done, _PRUNE_INTERVAL_S):
+                    self._storage.rejected.prune()
             else:
                 # A batch that is about to come shares its sync with the one before.
                 self._changed.wait_for(lambda: self._batch.steps or not self._staging, _NEXT_BATCH_S)
@@ -203,7 +209,7 @@ class Writer:
         storage = self._storage
         after = self._record
         if batch is not None:
-            after = _after(self._record, batch)
+            after = _after(self._record, batch, storage.tree.names)
             storage.stage_batch(after, batch.steps)
         if pending is not None:
             record = pending.record
@@ -222,8 +228,8 @@ class Writer:
             return None
         storage.publish_batch()
         missing = storage.take(batch.steps)
-        self._record = after
-        return Committed(after, batch.processed, batch.rejected, missing, 0.0)
+        self._record = msgspec.structs.replace(after, names_missing=after.names_missing + missing)
+        return Committed(self._record, batch.processed, batch.rejected, missing, 0.0)
 
 
 def operation_of(message: Message) -> str:
@@ -231,16 +237,20 @@ def operation_of(message: Message) -> str:
     return type(message).__name__.lower()
 
 
-def _after(record: OffsetRecord, batch: Batch) -> OffsetRecord:
+def _after(record: OffsetRecord, batch: Batch, tree: tuple[str, ...]) -> OffsetRecord:
     """The offset record once `batch` is filed."""
     now = datetime.now(UTC)
     processed = Counter(record.processed) + batch.processed
     rejected = Counter(record.rejected) + batch.rejected
-    return OffsetRecord(
+    return msgspec.structs.replace(
+        record,
         offset=batch.last_offset,
-        stream=record.stream,
+        chunk=batch.chunk,
+        tree=tree,
         time=now,
         last_message_time=now,
         processed=dict(processed),
         rejected=dict(rejected),
+        # Known again at the next rest.
+        directories={},
     )

@@ -30,6 +30,13 @@ class StartFromType(enum.StrEnum):
     OFFSET = "Offset"
 
 
+class OnMissingOffsets(enum.StrEnum):
+    """What an ingest does when messages are gone from the stream before it filed them."""
+
+    STOP = "Stop"
+    CONTINUE = "Continue"
+
+
 class StartFrom(Resource, frozen=True, kw_only=True):
     """Where reading begins when no offset is stored yet."""
 
@@ -110,6 +117,13 @@ class Stream(Resource, frozen=True, kw_only=True):
     start_from: Annotated[StartFrom, Meta(description="Where reading begins when no offset is stored yet.")] = (
         msgspec.field(default_factory=StartFrom)
     )
+    on_missing_offsets: Annotated[
+        OnMissingOffsets,
+        Meta(
+            description="When messages are gone from the stream before they were filed, or the stream was deleted and "
+            "made again: Stop (name the missing offsets and wait) or Continue (go on with the oldest message there is)."
+        ),
+    ] = OnMissingOffsets.STOP
 
 
 class IngestStorage(StorageClaim, frozen=True, kw_only=True):
@@ -266,6 +280,13 @@ class AnnotationIngestStatus(Resource, frozen=True, kw_only=True):
     rejected: Annotated[
         dict[str, _COUNTS], Meta(max_length=32, description="Messages set aside in data-rejected, by reason.")
     ] = msgspec.field(default_factory=dict)
+    names_missing: Annotated[
+        int, Meta(description="Names in Validated and Deleted messages whose files were not there: nothing to do.")
+    ] = 0
+    offsets_missing: Annotated[
+        int,
+        Meta(description="Offsets that were gone from the stream and that onMissingOffsets: Continue went on without."),
+    ] = 0
     observed_generation: (
         Annotated[int, Meta(description="The metadata.generation this status was decided for.")] | None
     ) = None

@@ -124,6 +124,8 @@ class IngestReport(Report, frozen=True, kw_only=True, rename="camel", omit_defau
     images: dict[str, int] = msgspec.field(default_factory=dict)
     processed: int = 0
     rejected: dict[str, int] = msgspec.field(default_factory=dict)
+    names_missing: int = 0
+    offsets_missing: int = 0
 
 
 class StorageReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

@@ -47,12 +47,15 @@ def plan_ingest(view: IngestView, now: datetime) -> IngestPlan:
 
 
 def rival(ingest: AnnotationIngest, others: tuple[AnnotationIngest, ...], claim: str) -> str | None:
-    """An older ingest that files into one of the same directories: two writers would undo each other's moves."""
+    """An older ingest that files into one of the same directories, or into one that holds or lies in one of them.
+
+    Two writers would undo each other's moves. Directories beside each other on one claim are no obstacle.
+    """
     mine = _directories(ingest.spec, claim)
     for other in sorted(others, key=_age):
         if other.metadata.uid == ingest.metadata.uid or _age(other) > _age(ingest):
             continue
-        if mine & _directories(other.spec, claim):
+        if any(_overlap(a, b) for a in mine for b in _directories(other.spec, claim)):
             return other.metadata.name
     return None
 
@@ -62,12 +65,18 @@ def _age(ingest: AnnotationIngest) -> tuple[float, str]:
     return (created.timestamp() if created else 0.0, ingest.metadata.uid)
 
 
-def _directories(spec: AnnotationIngestSpec, claim: str) -> frozenset[tuple[str, str, str]]:
+def _directories(spec: AnnotationIngestSpec, claim: str) -> list[tuple[str, ...]]:
+    """Claim and path of each directory."""
     storage = spec.storage
-    return frozenset(
-        (storage.claim_name or claim, storage.sub_path or "", directory)
-        for directory in (storage.data, storage.data_seed, storage.data_deleted)
-    )
+    sub_path = [part for part in (storage.sub_path or "").split("/") if part not in ("", ".")]
+    top = (storage.claim_name or claim, *sub_path)
+    return [(*top, directory) for directory in (storage.data, storage.data_seed, storage.data_deleted)]
+
+
+def _overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    """True when they are the same directory or one lies in the other."""
+    shared = min(len(one), len(other))
+    return one[:shared] == other[:shared]
 
 
 def _is_applied(view: IngestView, wanted: Child) -> bool:
@@ -97,8 +106,8 @@ def _standing(view: IngestView) -> Standing:
         return Standing(
             IngestPhase.FAILED,
             "DirectoriesTaken",
-            f"AnnotationIngest {view.rival} files into the same directories already; delete one of the two, "
-            "or give this one a storage.subPath or directories of its own",
+            f"AnnotationIngest {view.rival} files into the same directories already, or into one inside the "
+            "other; delete one of the two, or give this one a storage.subPath or directories of its own",
         )
     if ingest.spec.suspend:
         stopping = pod is not None and not pod.ended
@@ -208,4 +217,6 @@ def _with_figures(
         images_total=sum(n for n in filed if n is not None) if images else status.images_total,
         processed=report.processed,
         rejected=dict(sorted(report.rejected.items())[:MAX_REASONS]),
+        names_missing=report.names_missing,
+        offsets_missing=report.offsets_missing,
     )

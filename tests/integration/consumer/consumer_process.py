@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+from rstream.constants import OffsetType
 from tests.broker import producer
 from tests.broker.local_broker import LocalBroker
 
 from azaion_api.annotation_ingest import AnnotationIngestSpec, StartFrom, Stream
 from azaion_api.report import IngestReport, parse_ingest_report
 from azaion_api.task import IngestTask, encode_task
+from azaion_consumer.chunks import Piece
+from azaion_consumer.connection import Credentials, Endpoint, Position, connect
+from azaion_consumer.lock import LOCK_FILE
 from azaion_consumer.messages import Annotation, Detection, Role
 
 T = TypeVar("T")
@@ -161,6 +165,25 @@ class Bench:
         self._made = False
         asyncio.run(producer.delete_stream(self.broker, self.stream))
 
+    def first_offset(self) -> int:
+        """Offset of the oldest message the stream still holds."""
+        endpoint = Endpoint(self.broker.host, self.broker.stream_port, "/", self.stream)
+
+        async def no_piece(_piece: Piece) -> None:
+            """Only the chunk's head is wanted."""
+
+        async def ask() -> int:
+            connection = await connect(
+                endpoint, Credentials(self.broker.username, self.broker.password), "test", no_piece
+            )
+            try:
+                head = await connection.bounds(Position(OffsetType.FIRST))
+            finally:
+                await connection.close()
+            return head.first_offset if head is not None else 0
+
+        return asyncio.run(ask())
+
     def publish(self, entries: Iterable[bytes]) -> int:
         """Publish to the stream, which is made if need be; returns how many were confirmed."""
         self.create_stream()
@@ -195,12 +218,14 @@ class Bench:
         return {
             str(path.relative_to(root)): path.read_bytes()
             for path in root.rglob("*")
-            if path.is_file() and not str(path.relative_to(root)).startswith((".ingest", "data-rejected"))
+            if path.is_file()
+            and path.name != LOCK_FILE
+            and not str(path.relative_to(root)).startswith((".ingest", "data-rejected"))
         }
 
     def rejected(self) -> list[dict[str, Any]]:
         """The records in data-rejected, by offset."""
-        return [json.loads(path.read_bytes()) for path in sorted((self.root / "data-rejected").glob("*.json"))]
+        return [json.loads(path.read_bytes()) for path in sorted((self.root / "data-rejected" / INGEST).glob("*.json"))]
 
     def close(self) -> None:
         for consumer in self._consumers:

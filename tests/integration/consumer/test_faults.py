@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from consumer_process import JPEG, Bench, Consumer, annotation, wait_for
 
-from azaion_api.annotation_ingest import Tls
+from azaion_api.annotation_ingest import OnMissingOffsets, Tls
 from azaion_api.report import IngestReport
 from azaion_consumer.messages import AnnotationStatus, Detection, Role, encode_bulk, encode_created, encode_edited
 
@@ -253,8 +254,40 @@ def test_a_stream_that_was_deleted_and_made_again_is_not_mistaken_for_the_old_on
     bench.publish(encode_created(annotation(f"y{i}")) for i in range(10))
     message = wait_for_reason(consumer, "StreamRecreated")
     assert "ends at offset 9 although offset 49 was filed" in message
-    shutil.rmtree(bench.root / ".ingest" / "annotations")
-    wait_for("the new stream's messages", lambda: len(bench.tree()) == 120)
+    assert "set spec.stream.onMissingOffsets: Continue" in message
+    assert consumer.terminate() == 0
+    bench.change_stream(on_missing_offsets=OnMissingOffsets.CONTINUE)
+    told = bench.start()
+    bench.wait_until_filed(60, told)
+    assert bench.committed()["offset"] == 9
+    assert len(bench.tree()) == 120
+
+
+def test_a_stream_made_again_that_is_longer_than_the_old_one_is_told_apart(bench: Bench) -> None:
+    bench.publish(encode_created(annotation(f"x{i}")) for i in range(5))
+    first = bench.start()
+    bench.wait_until_filed(5, first)
+    assert first.terminate() == 0
+    bench.delete_stream()
+    bench.publish(encode_created(annotation(f"y{i}")) for i in range(20))
+    second = bench.start()
+    assert "holds other messages at offset 4" in wait_for_reason(second, "StreamRecreated")
+    assert second.terminate() == 0
+    bench.change_stream(on_missing_offsets=OnMissingOffsets.CONTINUE)
+    bench.wait_until_filed(25, bench.start())
+    assert len(bench.tree()) == 50
+
+
+def test_an_empty_stream_made_again_is_waited_for_and_then_read_from_its_first_message(bench: Bench) -> None:
+    bench.change_stream(on_missing_offsets=OnMissingOffsets.CONTINUE)
+    bench.publish(encode_created(annotation(f"x{i}")) for i in range(5))
+    consumer = bench.start()
+    bench.wait_until_filed(5, consumer)
+    bench.delete_stream()
+    bench.create_stream()
+    assert "is empty although offset 4 was filed" in wait_for_reason(consumer, "StreamRecreated")
+    bench.publish([encode_created(annotation("y"))])
+    bench.wait_until_filed(6, consumer)
 
 
 def test_messages_that_retention_removed_before_they_were_filed_are_named(bench: Bench) -> None:
@@ -265,10 +298,24 @@ def test_messages_that_retention_removed_before_they_were_filed_are_named(bench:
     bench.wait_until_filed(1, consumer)
     assert consumer.terminate() == 0
     bench.publish(encode_created(annotation(f"x{i}", image=picture)) for i in range(600))
+    # The broker looks at its retention some time after a segment is full.
+    wait_for("the retention to remove messages", lambda: bench.first_offset() > 10, interval_s=0.2)
     consumer = bench.start()
     message = wait_for_reason(consumer, "OffsetsMissing")
     assert "are no longer in the stream" in message
-    assert message.startswith("offsets 1 to ")
+    found = re.match(r"offsets 1 to (\d+) ", message)
+    assert found is not None
+    assert consumer.terminate() == 0
+    bench.change_stream(on_missing_offsets=OnMissingOffsets.CONTINUE)
+    told = bench.start()
+    last = "data/images/x599.jpg"
+    report = told.wait_for_report("the end", lambda r: r.caught_up.status and (bench.root / last).exists())
+    filed = {name for name in bench.tree() if "images/x" in name}
+    assert filed == {f"data/images/x{i}.jpg" for i in range(600 - len(filed), 600)}, "everything that was left"
+    # The broker's own notes take offsets too.
+    assert 0 <= report.offsets_missing - (600 - len(filed)) <= 5
+    assert report.offsets_missing == int(found[1])
+    assert "goes on at offset" in told.log
 
 
 # The volume
@@ -340,6 +387,7 @@ def test_a_second_consumer_of_the_same_tree_is_refused_until_the_first_is_gone(b
     second = bench.start()
     message = wait_for_storage(second, "TreeLocked")
     assert "the AnnotationIngest annotations (pod " in message
+    assert "give it directories" in message
     first.kill()
     bench.publish([encode_created(annotation("later"))])
     bench.wait_until_filed(21, second)

@@ -124,7 +124,7 @@ def test_a_poison_message_in_the_middle_is_set_aside_with_its_offset_and_reason(
         (120, "ClassOutOfRange"),
         (121, "BadName"),
     ]
-    assert (bench.root / "data-rejected" / f"{50:020d}.bin").read_bytes() == b"not AMQP at all"
+    assert (bench.root / "data-rejected/annotations" / f"{50:020d}.bin").read_bytes() == b"not AMQP at all"
     report = consumer.wait_for_report("the rejections", lambda r: bool(r.rejected))
     assert report.rejected == {"BadName": 1, "ClassOutOfRange": 1, "NotAmqp": 1}
 

@@ -215,6 +215,7 @@ def test_an_empty_ingest_reads_the_founding_stream_from_its_first_message() -> N
             "tls": {"enabled": False},
             "credentialsSecretRef": {"name": "azaion-rabbitmq"},
             "startFrom": {"type": "First"},
+            "onMissingOffsets": "Stop",
         },
         "storage": {"data": "data", "dataSeed": "data-seed", "dataDeleted": "data_deleted"},
         "classCount": 80,

@@ -16,7 +16,7 @@ from azaion_api.annotation_ingest import IngestStorage
 from azaion_consumer import amqp
 from azaion_consumer.chunks import ChunkHead
 from azaion_consumer.filing import stage, stage_rejected
-from azaion_consumer.lock import TreeLock
+from azaion_consumer.lock import LOCK_FILE, LockHolder
 from azaion_consumer.messages import (
     Annotation,
     AnnotationStatus,
@@ -114,9 +114,15 @@ def deleted(*names: str) -> bytes:
     return encode_bulk(AnnotationStatus.DELETED, names)
 
 
-def storage(root: Path, limits: RejectedLimits | None = None, stream: str = STREAM) -> Storage:
-    """A storage of the ingest `annotations`, not opened."""
-    return Storage(root, "annotations", stream, IngestStorage(), TreeLock(root, "a test"), limits)
+def storage(
+    root: Path,
+    limits: RejectedLimits | None = None,
+    stream: str = STREAM,
+    ingest: str = "annotations",
+    names: IngestStorage | None = None,
+) -> Storage:
+    """A storage, not opened."""
+    return Storage(root, LockHolder(ingest, "a test"), stream, names or IngestStorage(), limits)
 
 
 def opened(root: Path) -> Storage:
@@ -136,7 +142,7 @@ def file_batch(where: Storage, entries: Sequence[bytes], first_offset: int = 0, 
             steps.append(stage_rejected(offset, data, rejected, where))
         else:
             steps.append(stage(message, where))
-    after = record(first_offset + len(entries) - 1)
+    after = record(first_offset + len(entries) - 1, tree=where.tree.names)
     where.stage_batch(after, steps)
     where.sync()
     where.publish_batch()
@@ -154,11 +160,11 @@ def record(offset: int | None, **changes: Any) -> OffsetRecord:
 
 
 def tree(root: Path) -> dict[str, bytes]:
-    """Every annotation file and what is in it; state and staging left out."""
+    """Every annotation file and what is in it; state, staging and locks left out."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
-        if path.is_file() and not str(path.relative_to(root)).startswith(".ingest")
+        if path.is_file() and not str(path.relative_to(root)).startswith(".ingest") and path.name != LOCK_FILE
     }
 
 

@@ -180,8 +180,8 @@ def test_a_message_that_cannot_be_applied_is_set_aside_and_the_rest_goes_on(tmp_
     assert {name for name in found if not name.startswith("data-rejected")} == set(
         pair("data", "a") | pair("data", "b")
     )
-    assert found["data-rejected/00000000000000000001.bin"] == bad
-    assert b'"BadExtension"' in found["data-rejected/00000000000000000001.json"]
+    assert found["data-rejected/annotations/00000000000000000001.bin"] == bad
+    assert b'"BadExtension"' in found["data-rejected/annotations/00000000000000000001.json"]
 
 
 @PROPERTY
@@ -210,7 +210,7 @@ def test_whatever_a_message_names_nothing_is_written_outside_the_tree(tmp_path: 
     file_batch(storage, messages)
     storage.lock.release()
     assert [path for path in outside.rglob("*") if root not in (path, *path.parents) and path != root.parent] == []
-    allowed = {".ingest", ".ingest.lock", "data", "data-seed", "data_deleted", "data-rejected"}
+    allowed = {".ingest", "data", "data-seed", "data_deleted", "data-rejected"}
     assert {path.name for path in root.iterdir()} <= allowed
     for directory in ("data", "data-seed", "data_deleted"):
-        assert {path.name for path in (root / directory).iterdir()} == {"images", "labels"}
+        assert {path.name for path in (root / directory).iterdir()} == {".ingest.lock", "images", "labels"}

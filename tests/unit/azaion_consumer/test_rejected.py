@@ -23,7 +23,7 @@ def set_aside(root: Path, limits: RejectedLimits, payloads: dict[int, bytes]) ->
     for offset, payload in payloads.items():
         where.take([stage_rejected(offset, payload, REASON, where)])
     where.lock.release()
-    kept = sorted(os.listdir(root / "data-rejected"))
+    kept = sorted(os.listdir(root / "data-rejected/annotations"))
     assert {name.split(".")[0] for name in kept if name.endswith(".json")} == {
         name.split(".")[0] for name in kept if name.endswith(".bin")
     }
@@ -32,7 +32,7 @@ def set_aside(root: Path, limits: RejectedLimits, payloads: dict[int, bytes]) ->
 
 def test_the_bytes_and_the_reason_are_kept_under_the_offset(tmp_path: Path) -> None:
     assert set_aside(tmp_path, RejectedLimits(), {7: b"the message"}) == [7]
-    found = msgspec.json.decode((tmp_path / "data-rejected/00000000000000000007.json").read_bytes())
+    found = msgspec.json.decode((tmp_path / "data-rejected/annotations/00000000000000000007.json").read_bytes())
     assert found.pop("time")
     assert found == {
         "offset": 7,
@@ -42,7 +42,7 @@ def test_the_bytes_and_the_reason_are_kept_under_the_offset(tmp_path: Path) -> N
         "payloadBytes": 11,
         "keptBytes": 11,
     }
-    assert (tmp_path / "data-rejected/00000000000000000007.bin").read_bytes() == b"the message"
+    assert (tmp_path / "data-rejected/annotations/00000000000000000007.bin").read_bytes() == b"the message"
 
 
 def test_the_oldest_go_when_there_are_too_many(tmp_path: Path) -> None:
@@ -60,14 +60,14 @@ def test_the_newest_stays_whatever_its_size(tmp_path: Path) -> None:
 
 def test_old_ones_go(tmp_path: Path) -> None:
     set_aside(tmp_path, RejectedLimits(), {1: b"x"})
-    for path in (tmp_path / "data-rejected").iterdir():
+    for path in (tmp_path / "data-rejected/annotations").iterdir():
         os.utime(path, (0, 0))
     assert set_aside(tmp_path, RejectedLimits(age_s=3600.0), {2: b"x"}) == [2]
 
 
 def test_a_very_large_payload_is_cut_and_the_record_says_so(tmp_path: Path) -> None:
     set_aside(tmp_path, RejectedLimits(payload_bytes=100), {1: bytes(1000)})
-    found = msgspec.json.decode((tmp_path / "data-rejected/00000000000000000001.json").read_bytes())
+    found = msgspec.json.decode((tmp_path / "data-rejected/annotations/00000000000000000001.json").read_bytes())
     assert (found["payloadBytes"], found["keptBytes"]) == (1000, 100)
 
 

@@ -16,6 +16,7 @@ import pytest
 from consumer_make import (
     JPEG,
     PROPERTY,
+    STREAM,
     created,
     deleted,
     edited,
@@ -30,8 +31,10 @@ from consumer_make import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from azaion_api.annotation_ingest import IngestStorage
 from azaion_consumer.errors import StorageError, StorageReason
-from azaion_consumer.messages import Detection, RejectReason, Role
+from azaion_consumer.filing import stage
+from azaion_consumer.messages import Decoder, Detection, RejectReason, Role
 from azaion_consumer.storage import Storage
 
 STATE = ".ingest/annotations"
@@ -108,6 +111,70 @@ def test_an_original_offset_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "offset.yaml").write_text("offset_queue: many\n")
     with pytest.raises(StorageError, match=r"offset\.yaml holds no offset"):
         storage(tmp_path).open()
+
+
+# Other ingests
+
+
+def interrupted(root: Path, entries: list[bytes], ingest: str = "annotations", **others: Any) -> None:
+    """A batch that is durable and written down, by a process that dies before its first step."""
+    where = storage(root, ingest=ingest, **others)
+    where.open()
+    steps = [stage(Decoder(80).decode(data), where) for data in entries]
+    stream = others.get("stream", STREAM)
+    where.stage_batch(record(len(entries) - 1, tree=where.tree.names, stream=stream), steps)
+    where.sync()
+    where.publish_batch()
+    where.lock.release()
+
+
+def test_what_a_deleted_ingest_left_unfinished_is_finished_by_the_next_one_of_its_directories(tmp_path: Path) -> None:
+    interrupted(tmp_path, [created("x"), created("y")], "first")
+    second = storage(tmp_path, ingest="second")
+    found = second.open()
+    assert set(tree(tmp_path)) == {
+        f"data/{kind}" for kind in ("images/x.jpg", "labels/x.txt", "images/y.jpg", "labels/y.txt")
+    }
+    assert found is not None
+    assert found.offset == 1, "and it goes on where that one stopped"
+    file_batch(second, [deleted("x")], 2)
+    second.lock.release()
+    again = storage(tmp_path, ingest="first").open()
+    assert again is not None
+    assert again.offset == 2, "its old offset no longer counts when it comes back"
+    assert "data_deleted/images/x.jpg" in tree(tmp_path)
+
+
+def test_an_ingest_of_another_stream_finishes_what_was_left_and_begins_anew(tmp_path: Path) -> None:
+    interrupted(tmp_path, [created("x")], "first", stream="elsewhere")
+    found = storage(tmp_path, ingest="second").open()
+    assert found is None
+    assert "data/images/x.jpg" in tree(tmp_path)
+
+
+def test_an_ingest_made_again_with_other_directories_begins_anew_there(tmp_path: Path) -> None:
+    interrupted(tmp_path, [created("x")])
+    names = IngestStorage(data="day", data_seed="day-seed", data_deleted="day-deleted")
+    found = storage(tmp_path, names=names).open()
+    assert found is not None
+    assert found.offset is None, "the offset belongs to the other directories"
+    assert set(tree(tmp_path)) == {"data/images/x.jpg", "data/labels/x.txt"}, "where the batch belonged"
+
+
+def test_two_ingests_file_side_by_side_on_one_claim(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    names = IngestStorage(data="day", data_seed="day-seed", data_deleted="day-deleted")
+    second = storage(tmp_path, ingest="second", names=names)
+    second.open()
+    bad = entry(b"\xc1")
+    file_batch(first, [created("x"), bad])
+    file_batch(second, [created("y"), bad])
+    assert set(tree(tmp_path)) == {
+        *(f"{d}/{f}" for d, n in (("data", "x"), ("day", "y")) for f in (f"images/{n}.jpg", f"labels/{n}.txt")),
+        *(f"data-rejected/{i}/{1:020d}.{s}" for i in ("annotations", "second") for s in ("bin", "json")),
+    }
+    with pytest.raises(StorageError, match="the AnnotationIngest annotations"):
+        storage(tmp_path, ingest="third").open()
 
 
 # One file system, one count, one writer

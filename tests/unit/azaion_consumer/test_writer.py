@@ -127,7 +127,7 @@ def test_a_poison_message_in_the_middle_of_a_batch_is_set_aside_and_counted(tmp_
     found = storage.open()
     assert found is not None
     assert (found.processed, found.rejected) == ({"created": 2}, {"BadMessagePack": 1, "UnknownStatus": 1})
-    assert len(os.listdir(tmp_path / "data-rejected")) == 4
+    assert len(os.listdir(tmp_path / "data-rejected/annotations")) == 4
 
 
 def test_messages_up_to_the_committed_offset_are_not_filed_again(tmp_path: Path) -> None:
