@@ -732,6 +732,14 @@ class PromotionStatus(Resource, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=1024, description="The numbers behind the decision.")] = ""
 
 
+class Publication(enum.StrEnum):
+    """Whether the model lies where it is to be used; the founding words of the deployment's state."""
+
+    WAITING = "Waiting"
+    OK = "OK"
+    NOT_OK = "NotOK"
+
+
 class TrainingRunStatus(Resource, frozen=True, kw_only=True):
     """What the run does and has done; written by the operator alone."""
 
@@ -783,12 +791,19 @@ class TrainingRunStatus(Resource, frozen=True, kw_only=True):
         ),
     ] = ()
     restarts: Annotated[int, Meta(description="Attempts the run's own faults have cost.")] = 0
+    attempts_by_reason: Annotated[
+        dict[str, Annotated[int, Meta(ge=0)]],
+        Meta(max_length=32, description="Attempts that ended, by reason, also those that `attempts` no longer lists."),
+    ] = msgspec.field(default_factory=dict)
     models: Annotated[
         tuple[PublishedModel, ...],
         Meta(max_length=16, description="Files the run made.", extra_json_schema={"x-kubernetes-list-type": "atomic"}),
     ] = ()
     promotion: (
         Annotated[PromotionStatus, Meta(description="Whether the model became the line's current one.")] | None
+    ) = None
+    publication: (
+        Annotated[Publication, Meta(description="Waiting, OK once the model is published everywhere, or NotOK.")] | None
     ) = None
     iteration: Annotated[int, Meta(description="Which training of its line this is, counted from 1.")] | None = None
     image: (

@@ -367,7 +367,8 @@ def _carried_out(standing: Standing, step: Step) -> RunPlan:
     )
     # In whole seconds, as the API server would keep them.
     at = now.replace(microsecond=0)
-    status = msgspec.structs.replace(status, conditions=status_run.conditions(facts, view.run.metadata.generation, at))
+    conditions = status_run.conditions(facts, view.run.metadata.generation, at)
+    status = msgspec.structs.replace(status, conditions=conditions, publication=status_run.publication(conditions))
     return RunPlan(
         status=status,
         create=_children(standing, status, step),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,6 +21,7 @@ from azaion_api.training_run import (
     Phase,
     PromotionDecision,
     PromotionStatus,
+    Publication,
     PublishedModel,
     Stage,
     TrainingRunStatus,
@@ -76,6 +78,7 @@ def progress(run: TrainingRun, counted: Counted, reports: Mapping[str, RunReport
         active_seconds=counted.active_seconds,
         checkpoint_failures=counted.checkpoint_failures,
         restarts=run.status.restarts + faults(counted.ended_now),
+        attempts_by_reason=_by_reason(run.status.attempts_by_reason, counted.ended_now),
         epochs=run.spec.training.epochs,
         promotion=run.status.promotion or PromotionStatus(),
         observed_generation=run.metadata.generation,
@@ -91,6 +94,13 @@ def progress(run: TrainingRun, counted: Counted, reports: Mapping[str, RunReport
         epoch_column=f"{status.completed_epochs}/{status.epochs}",
     )
     return _with_time_left(status, reports)
+
+
+def _by_reason(before: Mapping[str, int], ended: Iterable[Attempt]) -> dict[str, int]:
+    """Ended attempts by reason, those before and those that ended now."""
+    found = Counter(before)
+    found.update(attempt.reason.value for attempt in ended if attempt.reason is not None)
+    return dict(sorted(found.items()))
 
 
 def _take(status: TrainingRunStatus, report: RunReport) -> TrainingRunStatus:
@@ -324,6 +334,14 @@ def conditions(facts: Facts, generation: int, now: datetime) -> tuple[Condition,
             ),
         )
     return found
+
+
+def publication(found: Iterable[Condition]) -> Publication:
+    """The deployment's state, from the condition Published."""
+    condition = find_condition(tuple(found), "Published")
+    if condition is None or condition.status is ConditionStatus.UNKNOWN:
+        return Publication.WAITING
+    return Publication.OK if condition.status is ConditionStatus.TRUE else Publication.NOT_OK
 
 
 def trained(status: TrainingRunStatus, reports: Mapping[str, RunReport]) -> TrainingProgress | None:

@@ -21,6 +21,7 @@ from azaion_api.training_run import (
     Phase,
     PromotionDecision,
     PromotionStatus,
+    Publication,
     Stage,
     TrainingRunStatus,
 )
@@ -368,6 +369,7 @@ def test_a_finished_run_succeeds_with_all_its_conditions() -> None:
     found = plan(make.view(make.run(status=after(PREPARE, TRAIN, EVALUATE, PUBLISH)), turn=make.HOLDS)).status
     assert (found.phase, found.stage, found.completion_time) == (Phase.SUCCEEDED, None, make.NOW)
     assert found.message == "published models/azaion-2026-11-22/azaion.pt"
+    assert found.publication is Publication.OK
     assert {c.type: (c.status.value, c.reason) for c in found.conditions} == {
         "DatasetReady": ("True", "Completed"),
         "Training": ("False", "Completed"),
@@ -407,6 +409,7 @@ def test_a_worse_model_ends_the_run_well_and_is_not_published() -> None:
     found = plan(rejected())
     assert (found.status.phase, found.create) == (Phase.SUCCEEDED, ())
     assert condition(found.status, "Published") == ("False", "Rejected")
+    assert found.status.publication is Publication.NOT_OK
     assert condition(found.status, "Succeeded") == ("True", "Succeeded")
     assert found.status.message.startswith("not promoted: test mAP50-95 0.5 against 0.7 of the current model")
     assert [m.role for m in found.status.models] == ["trained", "exported"]
@@ -450,6 +453,15 @@ def test_a_crash_is_followed_by_the_next_attempt_after_a_pause_and_holds_the_dev
     assert (job_names(later), later.status.restarts) == (["run-1-train-2"], 1)
 
 
+def test_every_attempt_counts_once_under_its_reason_even_when_it_is_no_longer_listed() -> None:
+    first = plan(failed(ExitCode.CRASHED)).status
+    again = plan(make.view(make.run(status=first), jobs=(make.job(TRAIN, state="Failed"),), turn=make.HOLDS), 4).status
+    assert first.attempts_by_reason["Crashed"] == again.attempts_by_reason["Crashed"] == 1
+    forgotten = msgspec.structs.replace(first, attempts=(), attempts_by_reason={"Crashed": 7, "Preempted": 40})
+    later = plan(failed(ExitCode.GPU_OUT_OF_MEMORY, of=make.run(status=forgotten))).status.attempts_by_reason
+    assert (later["Crashed"], later["Preempted"], later["GPUOutOfMemory"]) == (7, 40, 1)
+
+
 def test_waiting_for_a_retry_writes_the_status_once() -> None:
     first = plan(failed(ExitCode.CRASHED)).status
     again = plan(make.view(make.run(status=first), jobs=(make.job(TRAIN, state="Failed"),), turn=make.HOLDS), 4)
@@ -487,6 +499,7 @@ def test_a_failed_publication_keeps_the_trained_model() -> None:
     assert found.phase is Phase.FAILED
     assert [m.role for m in found.models] == ["trained", "exported"]
     assert [condition(found, t) for t in ("Evaluated", "Published")] == [("True", "Completed"), ("False", "BadSpec")]
+    assert found.publication is Publication.NOT_OK
 
 
 def test_a_full_disk_is_waited_for_until_there_is_space() -> None:

@@ -13,7 +13,7 @@ from rendered_chart import ROOT, Chart, Manifest
 from azaion_api.annotation_ingest import IngestPhase
 from azaion_api.conditions import ConditionStatus
 from azaion_api.names import GROUP, PLURALS, VERSION, Kind
-from azaion_api.training_run import Phase, PromotionDecision, Stage
+from azaion_api.training_run import Phase, PromotionDecision, Publication, Stage
 
 #: Series that dashboards and alerts rely on.
 PROMISED = {
@@ -45,6 +45,9 @@ PROMISED = {
         "azaion_trainingrun_evaluation_f1_ratio": {"model"},
         "azaion_trainingrun_model_info": {"role", "uri", "sha256"},
         "azaion_trainingrun_promotion": {"decision"},
+        "azaion_trainingrun_published": {"state"},
+        "azaion_trainingrun_attempts": {"reason"},
+        "azaion_trainingrun_checkpoint_interval_seconds": set(),
     },
     Kind.ANNOTATION_INGEST: {
         "azaion_annotationingest_phase": {"phase"},
@@ -63,13 +66,14 @@ STATES: dict[tuple[Kind, str], type[enum.StrEnum]] = {
     (Kind.TRAINING_RUN, "stage"): Stage,
     (Kind.TRAINING_RUN, "condition"): ConditionStatus,
     (Kind.TRAINING_RUN, "promotion"): PromotionDecision,
+    (Kind.TRAINING_RUN, "published"): Publication,
     (Kind.ANNOTATION_INGEST, "phase"): IngestPhase,
     (Kind.ANNOTATION_INGEST, "condition"): ConditionStatus,
 }
 #: Words on which a label may be taken from a user's resource: each is one per object or bounded by the API.
 BOUNDED_LABELS = {
     "name", "namespace", "line", "image", "directory", "phase", "stage", "status", "type", "reason", "split", "model",
-    "role", "format", "uri", "sha256", "decision", "set", "run",
+    "role", "format", "uri", "sha256", "decision", "set", "run", "state",
 }  # fmt: skip
 EVERY_KIND = pytest.mark.parametrize("kind", list(Kind))
 
