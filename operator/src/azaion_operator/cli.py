@@ -1,4 +1,4 @@
-"""`azaion-operator run` and `azaion-operator storage`."""
+"""`azaion-operator run`, `azaion-operator storage` and `azaion-operator gpu`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="reconcile TrainingRuns, AnnotationIngests and ModelLines of one namespace")
     commands.add_parser("storage", help="keep the directory tree on the volume and report what lies there")
+    commands.add_parser("gpu", help="tell what NVIDIA's driver says of this node's GPUs, as metrics")
     options = parser.parse_args(arguments)
     # Each command imports only what it needs: the storage pod is always on and stays small.
-    return _storage() if options.command == "storage" else _run()
+    return {"run": _run, "storage": _storage, "gpu": _gpu}[options.command]()
+
+
+def _gpu() -> int:
+    from azaion_operator import gpu_exporter
+
+    return gpu_exporter.main()
 
 
 def _storage() -> int:

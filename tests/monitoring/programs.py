@@ -1,0 +1,80 @@
+"""The real Prometheus, promtool, Alertmanager and node-exporter for tests: those on PATH, or Debian's, unpacked.
+
+Debian's packages are downloaded with apt and unpacked below the cache; nothing is installed and no service is started.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter")
+#: Name here, name of Debian's program.
+PROGRAMS = {
+    "prometheus": "prometheus",
+    "promtool": "promtool",
+    "alertmanager": "prometheus-alertmanager",
+    "amtool": "amtool",
+    "node_exporter": "prometheus-node-exporter",
+}
+
+
+class ProgramError(Exception):
+    """A program is not there and cannot be had; the text says what to do."""
+
+
+def program(name: str) -> Path:
+    """Path of one of PROGRAMS, got on first use. Raises ProgramError."""
+    for spelled in (name, PROGRAMS[name]):
+        if (found := shutil.which(spelled)) is not None:
+            return Path(found)
+    path = _directory() / "usr" / "bin" / PROGRAMS[name]
+    if not path.exists():
+        unpack()
+    if not path.exists():
+        raise ProgramError(f"{name} is not in Debian's packages {', '.join(PACKAGES)}; install it and put it on PATH")
+    return path
+
+
+def unpack() -> None:
+    """Download and unpack the packages. Raises ProgramError."""
+    directory = _directory()
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with (directory.parent / "monitoring.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if directory.exists():
+            return
+        downloads = directory.with_name("monitoring-packages")
+        shutil.rmtree(downloads, ignore_errors=True)
+        downloads.mkdir()
+        unpacked = directory.with_name("monitoring-unpacked")
+        shutil.rmtree(unpacked, ignore_errors=True)
+        try:
+            if subprocess.run(["apt-get", "download", "-qq", *PACKAGES], cwd=downloads, check=False).returncode != 0:
+                subprocess.run(["apt-get", "update", "-qq"], check=True)
+                subprocess.run(["apt-get", "download", "-qq", *PACKAGES], cwd=downloads, check=True)
+            for package in sorted(downloads.glob("*.deb")):
+                subprocess.run(["dpkg", "-x", str(package), str(unpacked)], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ProgramError(
+                f"{', '.join(PACKAGES)} cannot be had from Debian ({error}); install prometheus, promtool and "
+                "alertmanager and put them on PATH"
+            ) from error
+        unpacked.rename(directory)
+        shutil.rmtree(downloads)
+
+
+def _directory() -> Path:
+    sys.path.insert(0, str(ROOT / "tests" / "cluster"))
+    from testcluster.layout import cache_directory
+
+    return cache_directory() / "monitoring"
+
+
+if __name__ == "__main__":
+    for wanted in PROGRAMS:
+        print(program(wanted))
