@@ -13,16 +13,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from azaion_api import logs
 from azaion_api.layout import MOUNT_PATH, Layout
 from azaion_api.names import STORAGE_REPORT, STORAGE_REPORT_KEY
+from azaion_api.pages import METRICS_TYPE, Answer, PageServer, probe
 from azaion_api.report import StorageReport
 from azaion_api.reporter import Reporter, sink_for, utc_now
 from azaion_api.task import LOG_LEVEL_VARIABLE, POD_UID_VARIABLE
@@ -36,6 +36,7 @@ from azaion_operator.storage_tree import (
     make_tree,
     space,
 )
+from azaion_operator.storage_usage import Usage
 
 log = logging.getLogger(__name__)
 
@@ -163,6 +164,7 @@ class Keeper:
         self._classes = classes
         self._clock = clock
         self._counter = Counter(layout, clock)
+        self.usage = Usage(layout, clock)
         self._problems: tuple[str, ...] = ()
         self._checked_s = float("-inf")
         self._turned_s = clock()
@@ -200,6 +202,7 @@ class Keeper:
     def _find(self) -> Finding:
         try:
             self._counter.poll()
+            self.usage.poll(image_directories(self._layout))
             if self.finding is None:
                 self._counter.wait(_FIRST_COUNT_S)
             return Finding(
@@ -232,42 +235,28 @@ class VolumeCollector(Collector):
         for name, count in found.images:
             images.add_metric([name], count)
         yield images
+        used = GaugeMetricFamily(
+            "azaion_storage_used_bytes",
+            "Bytes on disk by top directory; a file of datasets/ that is also elsewhere counts elsewhere.",
+            labels=["directory"],
+        )
+        for name, used_bytes in self._keeper.usage.bytes_by_directory.items():
+            used.add_metric([name], used_bytes)
+        yield used
 
 
-def http_server(keeper: Keeper, port: int) -> ThreadingHTTPServer:
+def http_server(keeper: Keeper, port: int) -> PageServer:
     """/livez: the volume answers. /readyz: the tree was made or checked. /metrics. Raises OSError."""
-    registry = CollectorRegistry(auto_describe=False)
+    registry = CollectorRegistry()
     registry.register(VolumeCollector(keeper))
-
-    class Handler(BaseHTTPRequestHandler):
-        timeout = 10
-
-        def do_GET(self) -> None:
-            if self.path == "/livez":
-                self._answer(keeper.alive, "ok", "the volume has not answered for two minutes")
-            elif self.path == "/readyz":
-                self._answer(keeper.finding is not None, "ok", "the directory tree is being looked at")
-            elif self.path == "/metrics":
-                self._send(200, CONTENT_TYPE_LATEST, generate_latest(registry))
-            else:
-                self._send(404, "text/plain", b"there are /livez, /readyz and /metrics\n")
-
-        def _answer(self, good: bool, yes: str, no: str) -> None:
-            self._send(200 if good else 503, "text/plain", f"{yes if good else no}\n".encode())
-
-        def _send(self, status: int, content_type: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
-            log.debug(format, *args)
-
-    server = ThreadingHTTPServer(("", port), Handler)
-    server.daemon_threads = True
-    return server
+    return PageServer(
+        port,
+        {
+            "/livez": lambda: probe(None if keeper.alive else "the volume has not answered for two minutes"),
+            "/readyz": lambda: probe(None if keeper.finding is not None else "the directory tree is being looked at"),
+            "/metrics": lambda: Answer(generate_latest(registry), content_type=METRICS_TYPE),
+        },
+    )
 
 
 def keep(keeper: Keeper, reporter: Reporter, pod_uid: str, stop: threading.Event) -> None:
@@ -314,11 +303,9 @@ def main() -> int:
     except OSError as error:
         log.error("the storage pod cannot listen at port %d: %s", settings.http_port, error)
         return 1
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
     reporter = Reporter(sink_for(STORAGE_REPORT, STORAGE_REPORT_KEY))
     log.info("keeping %s", MOUNT_PATH)
     keep(keeper, reporter, settings.pod_uid, stop)
     reporter.close(timeout_s=5.0)
-    server.shutdown()
-    server.server_close()
+    server.close()
     return 0

@@ -283,11 +283,9 @@ def test_a_directory_that_went_is_counted_no_more(layout: Layout, clock: Clock) 
 @contextmanager
 def serving(keeper: Keeper) -> Iterator[Callable[[str], tuple[int, str]]]:
     server = http_server(keeper, 0)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
 
     def get(path: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read().decode()
@@ -295,9 +293,7 @@ def serving(keeper: Keeper) -> Iterator[Callable[[str], tuple[int, str]]]:
     try:
         yield get
     finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+        server.close()
 
 
 def test_it_is_ready_once_it_has_looked(keeper: Keeper) -> None:
@@ -321,12 +317,14 @@ def test_metrics_tell_space_problems_and_images(keeper: Keeper, layout: Layout) 
     with serving(keeper) as get:
         assert "azaion_storage_capacity_bytes" not in get("/metrics")[1]
         keeper.look()
+        keeper.usage.wait(10)
         status, text = get("/metrics")
     assert status == 200
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(lines["azaion_storage_capacity_bytes"]) > float(lines["azaion_storage_available_bytes"]) > 0
     assert lines["azaion_storage_problems"] == "1.0"
     assert lines['azaion_storage_images{directory="data"}'] == "1.0"
+    assert float(lines['azaion_storage_used_bytes{directory="data"}']) > 0
 
 
 def test_another_path_is_not_found(keeper: Keeper) -> None:
