@@ -9,7 +9,7 @@ NAME ?= default
 PY := .venv/bin/python
 CLUSTERCTL := $(PYTHON) tests/cluster/cluster.py
 IMAGES := $(PYTHON) tests/cluster/images.py
-SOURCES := crds/src operator/src trainer-image/src consumer-image/src
+SOURCES := crds/src operator/src operator/kubectl/src trainer-image/src consumer-image/src
 export PYTHONDONTWRITEBYTECODE := 1
 
 .PHONY: help
@@ -85,13 +85,13 @@ generate: .venv/.ready ## write the CRDs and the list of ultralytics arguments a
 lock: .venv/.ready ## resolve the dependencies anew into the hash-pinned requirement files
 	$(PY) tests/lock.py
 venv: .venv/.ready ## the development environment in .venv
-.venv/.ready: tests/requirements.txt tests/bootstrap-requirements.txt pyproject.toml $(wildcard */pyproject.toml)
+.venv/.ready: tests/requirements.txt tests/bootstrap-requirements.txt pyproject.toml $(wildcard */pyproject.toml */*/pyproject.toml)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=python3.11")'
 	test -x $(PY) || $(PYTHON) -m venv .venv
 	$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
 	$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r tests/bootstrap-requirements.txt
 	.venv/bin/uv pip install -q --python $(PY) --require-hashes -r tests/requirements.txt
-	.venv/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation -e crds -e operator -e trainer-image -e consumer-image
+	.venv/bin/uv pip install -q --python $(PY) --no-deps --no-build-isolation -e crds -e operator -e operator/kubectl -e trainer-image -e consumer-image
 	touch $@
 clean: ## remove what builds left in this directory (not the cluster's caches)
 	rm -rf build dist .cache

@@ -30,6 +30,8 @@ COMMON = [
     "azaion-trainer",
     "--no-emit-package",
     "azaion-consumer",
+    "--no-emit-package",
+    "kubectl-azaion",
 ]
 DEVELOPMENT = "tests/requirements.txt"
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = {
     "azaion_api": ROOT / "crds/src/azaion_api",
     "azaion_consumer": ROOT / "consumer-image/src/azaion_consumer",
+    "azaion_kubectl": ROOT / "operator/kubectl/src/azaion_kubectl",
     "azaion_operator": ROOT / "operator/src/azaion_operator",
     "azaion_trainer": ROOT / "trainer-image/src/azaion_trainer",
 }
@@ -27,12 +28,17 @@ SOURCES = {
 ALLOWED = {
     "azaion_api": {"azaion_api"},
     "azaion_consumer": {"azaion_api", "azaion_consumer"},
+    "azaion_kubectl": {"azaion_api", "azaion_kubectl"},
     "azaion_operator": {"azaion_api", "azaion_operator"},
     "azaion_trainer": {"azaion_api", "azaion_trainer"},
 }
 TRAINER_ONLY = {"ultralytics", "torch", "torchvision", "onnx", "onnxruntime", "cv2"}
-#: Programs of their own within the operator's package: the storage pod and the GPU exporter.
-OTHER_PROGRAMS = {"azaion_operator.storage_keeper", "azaion_operator.gpu_exporter"}
+#: Programs of their own within the operator's package.
+OTHER_PROGRAMS = {
+    "azaion_operator.storage_keeper",
+    "azaion_operator.gpu_exporter",
+    "azaion_operator.health_check",
+}
 
 EVERY_PACKAGE = pytest.mark.parametrize("package", list(SOURCES))
 
@@ -96,7 +102,7 @@ def test_only_the_trainer_imports_what_trains(library: str) -> None:
     assert [m.name for package in others for m in modules(package) if m.imports_package(library)] == []
 
 
-@pytest.mark.parametrize("project", ["crds", "operator", "consumer-image"])
+@pytest.mark.parametrize("project", ["crds", "operator", "operator/kubectl", "consumer-image"])
 def test_only_the_trainer_depends_on_what_trains(project: str) -> None:
     requirements = ROOT / project / "requirements.txt"
     text = (ROOT / project / "pyproject.toml").read_text() + (requirements.read_text() if requirements.exists() else "")

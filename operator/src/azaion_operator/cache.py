@@ -11,6 +11,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
+from azaion_api.health import HEALTH_REPORT, HEALTH_REPORT_KEY, HealthReport, parse_health_report
 from azaion_api.names import LABEL_DEVICE, LABEL_INGEST, LABEL_RUN, STORAGE_REPORT, STORAGE_REPORT_KEY, Kind
 from azaion_api.report import StorageReport, parse_storage_report
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
@@ -139,6 +140,9 @@ class Cache:
         self.storage: StorageReport | None = None
         self._storage_version = 0
         self.storage_revision = 0
+        #: The last health check, for the status page; no plan looks at it.
+        self.health: HealthReport | None = None
+        self._health_version = 0
         self._tables: dict[ResourceType, Table[Any]] = {
             RUNS: self.runs,
             INGESTS: self.ingests,
@@ -156,6 +160,8 @@ class Cache:
             self._take(resource, item, deleted)
         elif isinstance(item, ConfigMap) and item.metadata.name == STORAGE_REPORT:
             self._take_storage(item, deleted)
+        elif isinstance(item, ConfigMap) and item.metadata.name == HEALTH_REPORT:
+            self._take_health(item, deleted)
         elif isinstance(item, ConfigMap) and owner_of(item):
             self._take(resource, read_reports(item, self._known_reports(item)), deleted)
         elif isinstance(item, (Job, Pod, Deployment)) and owner_of(item):
@@ -178,6 +184,8 @@ class Cache:
             self.observe(resource, raw)
         if resource == CONFIG_MAPS and STORAGE_REPORT not in names:
             self._set_storage(None)
+        if resource == CONFIG_MAPS and HEALTH_REPORT not in names:
+            self.health = None
         for item in list(table):
             elsewhere = device and LABEL_DEVICE not in item.metadata.labels
             if elsewhere or item.metadata.name in names or getattr(item, "gone", False):
@@ -258,6 +266,11 @@ class Cache:
             return
         self._storage_version = version_number(item)
         self._set_storage(None if deleted else parse_storage_report(item.data.get(STORAGE_REPORT_KEY, "")))
+
+    def _take_health(self, item: ConfigMap, deleted: bool) -> None:
+        if version_number(item) > self._health_version:
+            self._health_version = version_number(item)
+            self.health = None if deleted else parse_health_report(item.data.get(HEALTH_REPORT_KEY, ""))
 
     def _set_storage(self, report: StorageReport | None) -> None:
         before, self.storage = self.storage, report

@@ -11,6 +11,7 @@ import msgspec
 from azaion_api.names import GROUP, INGEST_REPORT_KEY, PLURALS, VERSION, JobStage, Kind, report_key
 from azaion_api.report import IngestReport, Report, RunReport, parse_ingest_report, parse_run_report
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
+from azaion_operator.curves import Curve, curve_of
 
 T = TypeVar("T")
 RawObject = dict[str, Any]
@@ -160,6 +161,8 @@ class Reports(_Part, frozen=True, kw_only=True):
     metadata: ObjectMeta
     #: The newest report of each pod of a run, by the pod's UID.
     by_pod: dict[str, RunReport] = {}
+    #: Of the whole run, over all its pods.
+    curve: Curve | None = None
     ingest: IngestReport | None = None
 
 
@@ -256,14 +259,16 @@ _MAX_PODS = 16
 def read_reports(config_map: ConfigMap, known: Reports | None = None) -> Reports:
     """What the pods reported; garbage, and a report older than the known one of the same pod, are passed over.
 
-    The histories are left out: they are large, and whoever draws curves reads them from the ConfigMap.
+    The histories are large; what is kept of them is one thinned curve.
     """
     by_pod = dict(known.by_pod) if known else {}
+    curve = known.curve if known else None
     for stage in JobStage:
         report = parse_run_report(config_map.data.get(report_key(stage), ""))
         if report is None:
             continue
         if report.training is not None and report.training.history:
+            curve = curve_of(report.training.history)
             report = msgspec.structs.replace(report, training=msgspec.structs.replace(report.training, history=()))
         by_pod[report.pod_uid] = _newer(report, by_pod.get(report.pod_uid))
     for uid in list(by_pod)[:-_MAX_PODS]:
@@ -271,7 +276,10 @@ def read_reports(config_map: ConfigMap, known: Reports | None = None) -> Reports
     ingest = parse_ingest_report(config_map.data.get(INGEST_REPORT_KEY, ""))
     before = known.ingest if known else None
     return Reports(
-        metadata=config_map.metadata, by_pod=by_pod, ingest=_newer(ingest, before) if ingest is not None else before
+        metadata=config_map.metadata,
+        by_pod=by_pod,
+        curve=curve,
+        ingest=_newer(ingest, before) if ingest is not None else before,
     )
 
 

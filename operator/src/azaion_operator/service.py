@@ -9,6 +9,7 @@ import signal
 from collections.abc import Coroutine
 from contextlib import suppress
 from datetime import UTC, datetime
+from importlib.metadata import version
 from typing import Any
 
 from azaion_api.names import Kind
@@ -19,6 +20,7 @@ from azaion_operator.device_queue import DeviceQueue
 from azaion_operator.dirty import DirtyKeys
 from azaion_operator.errors import ClusterError
 from azaion_operator.events import EventWriter
+from azaion_operator.gpu import GpuWatch
 from azaion_operator.health import Health
 from azaion_operator.lease import LeaseKeeper
 from azaion_operator.metrics import CONTENT_TYPE, Metrics
@@ -27,6 +29,9 @@ from azaion_operator.observe import Observer
 from azaion_operator.publish import Publisher
 from azaion_operator.reconcile import Reconciler
 from azaion_operator.settings import Settings
+from azaion_operator.status_page import server as status_server
+from azaion_operator.status_page.server import StatusPage
+from azaion_operator.status_page.view import PageView, page_view
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +57,9 @@ class Service:
         self._health = Health()
         self._metrics = Metrics()
         self._events = EventWriter(cluster, settings.pod_name)
+        self._gpus = GpuWatch(settings.gpu_exporter_url)
         observer = Observer(self._cache, settings.pods)
-        device = DeviceQueue(cluster, self._cache, observer.entries, self._dirty.mark)
+        device = self._device = DeviceQueue(cluster, self._cache, observer.entries, self._dirty.mark)
         self._reconciler = Reconciler(
             cluster,
             self._cache,
@@ -79,11 +85,15 @@ class Service:
             ready=lambda: self._health.ready(self._lease.held, self._lease.holder),
             metrics=lambda: (self._metrics.text(), CONTENT_TYPE),
         )
+        servers = [server]
+        if self._settings.status_port is not None:
+            servers.append(await status_server.serve(self._settings.status_port, StatusPage(self._page)))
         # All tasks of ours are made before kopf starts: in the end it cancels every task made after.
         tasks = {
             self._task("lease", self._lease.run()),
             self._task("events", self._events.run()),
             self._task("resync", self._resync_for_ever()),
+            self._task("gpus", self._gpus.run()),
             *(
                 self._task(f"worker-{n}", self._dirty.work(self._reconciler.reconcile, self._may_act))
                 for n in range(WORKERS)
@@ -99,11 +109,21 @@ class Service:
             self._stop.set()
             await _end(tasks | {stopping})
             await self._lease.release()
-            await server.cleanup()
+            for server in servers:
+                await server.cleanup()
             await asyncio.wait({watches}, timeout=5.0)
             await _end({watches})
             await self._cluster.close()
             log.info("stopped")
+
+    def _page(self) -> PageView:
+        base = PageView(
+            namespace=self._settings.namespace,
+            version=version("azaion-operator"),
+            now=datetime.now(UTC),
+            synced=self._health.synced,
+        )
+        return page_view(self._cache, self._device.look(), base, self._gpus.readings)
 
     @staticmethod
     def _task(name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -38,6 +38,10 @@ class Settings:
     pods: PodSettings
     log_level: str = "INFO"
     http_port: int = 8080
+    #: Of the status page; None when it is off.
+    status_port: int | None = None
+    #: Where the GPU exporter's metrics are; None when there is none.
+    gpu_exporter_url: str | None = None
     in_cluster: bool = True
 
 
@@ -57,11 +61,17 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     }
     policy = values.get("AZAION_IMAGE_PULL_POLICY") or "IfNotPresent"
     port = values.get("AZAION_HTTP_PORT") or "8080"
+    status_port = values.get("AZAION_STATUS_PORT") or ""
+    exporter = values.get("AZAION_GPU_EXPORTER_URL") or ""
     wrong = [f"{name} is not set" for name, value in needed.items() if not value]
     if policy not in PULL_POLICIES:
         wrong.append(f"AZAION_IMAGE_PULL_POLICY is {policy!r}, it has to be one of {', '.join(PULL_POLICIES)}")
     if not port.isdigit() or int(port) > 65535:
         wrong.append(f"AZAION_HTTP_PORT is {port!r}, it has to be a port number")
+    if status_port and (not status_port.isdigit() or int(status_port) > 65535):
+        wrong.append(f"AZAION_STATUS_PORT is {status_port!r}, it has to be a port number, or empty for no status page")
+    if exporter and not exporter.startswith(("http://", "https://")):
+        wrong.append(f"AZAION_GPU_EXPORTER_URL is {exporter!r}, it has to begin with http://")
     if wrong:
         raise SettingsError(f"the operator cannot start: {'; '.join(wrong)}. The Helm chart sets these variables.")
     level = values.get(LOG_LEVEL_VARIABLE) or "INFO"
@@ -71,6 +81,8 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         pod_uid=needed[POD_UID_VARIABLE],
         log_level=level,
         http_port=int(port),
+        status_port=int(status_port) if status_port else None,
+        gpu_exporter_url=exporter or None,
         in_cluster="KUBERNETES_SERVICE_HOST" in values,
         pods=PodSettings(
             trainer_image=needed["AZAION_TRAINER_IMAGE"],

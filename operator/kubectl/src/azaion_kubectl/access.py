@@ -1,0 +1,238 @@
+"""kubectl does the talking: the user's own kubeconfig, context, plugins and rights, and nothing of ours besides."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import IO, Any, TypeVar
+
+import msgspec
+
+from azaion_api.facts import Answer, Unreadable
+from azaion_api.names import API_VERSION, GROUP, PLURALS, Kind
+from azaion_kubectl.errors import CommandError, ForbiddenError, NotFoundError, UnreachableError
+
+T = TypeVar("T")
+_MISSING = ("(notfound)", "could not find the requested resource", "doesn't have a resource type")
+_UNREACHABLE = ("unable to connect to the server", "connection to the server", "connection refused", "no route to host")
+_TIMEOUT_S = 60.0
+_PARALLEL = 6
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl, with the flags that choose cluster and user."""
+
+    namespace: str
+    flags: tuple[str, ...] = ()
+    program: str = "kubectl"
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def command(self, *arguments: str) -> list[str]:
+        return [self.program, *self.flags, "--namespace", self.namespace, *arguments]
+
+    def run(self, *arguments: str, stdin: str | None = None, timeout_s: float = _TIMEOUT_S) -> str:
+        """Standard output. Raises a CommandError in kubectl's words when it fails."""
+        try:
+            done = subprocess.run(
+                self.command(*arguments),
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                check=False,
+                env={**os.environ, **self.environment},
+            )
+        except FileNotFoundError as error:
+            raise CommandError("kubectl is not on the PATH; install it, this command is its plugin") from error
+        except subprocess.TimeoutExpired as error:
+            raise UnreachableError(
+                f"the cluster did not answer within {timeout_s:.0f} s; try kubectl get nodes"
+            ) from error
+        if done.returncode != 0:
+            raise failure(done.stderr.strip() or done.stdout.strip() or f"kubectl ended with {done.returncode}")
+        return done.stdout
+
+    def stream(self, *arguments: str) -> int:
+        """Run with the user's terminal; the exit code. What kubectl writes goes straight through."""
+        with subprocess.Popen(self.command(*arguments), env={**os.environ, **self.environment}) as process:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                process.send_signal(signal.SIGINT)
+                process.wait()
+                raise
+
+    @contextmanager
+    def opened(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A kubectl whose output is read while it runs; it is ended with the context."""
+        process = subprocess.Popen(
+            self.command(*arguments),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **self.environment},
+        )
+        try:
+            yield process
+        finally:
+            process.terminate()
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+
+    # ---- objects ----
+
+    def raw(self, path: str) -> dict[str, Any]:
+        """The object or list at a path of the API."""
+        found: dict[str, Any] = json.loads(self.run("get", "--raw", path))
+        return found
+
+    def get(self, kind: Kind, name: str, type_: type[T]) -> T:
+        """One of our resources. Raises NotFoundError with those that are there."""
+        try:
+            text = self.run("get", f"{PLURALS[kind]}.{GROUP}", name, "-o", "json")
+        except NotFoundError as error:
+            if "the server doesn't have a resource type" in str(error):
+                raise CommandError(not_installed()) from error
+            raise NotFoundError(self._absent(kind, name)) from error
+        return convert(json.loads(text), type_)
+
+    def list(self, kind: Kind, type_: type[T]) -> tuple[T, ...]:
+        """All of our resources of a kind; what this version cannot read is passed over."""
+        try:
+            text = self.run("get", f"{PLURALS[kind]}.{GROUP}", "-o", "json")
+        except NotFoundError as error:
+            raise CommandError(not_installed()) from error
+        found = []
+        for item in json.loads(text)["items"]:
+            try:
+                found.append(msgspec.convert(item, type_))
+            except msgspec.ValidationError:
+                continue
+        return tuple(found)
+
+    def patch(self, kind: Kind, name: str, patch: Mapping[str, Any]) -> None:
+        """Merge-patch one of our resources. Raises NotFoundError, or a CommandError with what the API server says."""
+        try:
+            self.run("patch", f"{PLURALS[kind]}.{GROUP}", name, "--type=merge", "-p", json.dumps(patch))
+        except NotFoundError as error:
+            raise NotFoundError(self._absent(kind, name)) from error
+
+    def create(self, manifest: Mapping[str, Any]) -> str:
+        """Make an object; what kubectl says."""
+        return self.run("create", "-f", "-", stdin=json.dumps(manifest)).strip()
+
+    def config_map(self, name: str) -> dict[str, str]:
+        """Data of a ConfigMap; empty when there is none."""
+        text = self.run("get", "configmap", name, "-o", "json", "--ignore-not-found")
+        data: dict[str, str] = (json.loads(text).get("data") or {}) if text.strip() else {}
+        return data
+
+    def _absent(self, kind: Kind, name: str) -> str:
+        there = self.names(kind)
+        hint = f"there are: {', '.join(there[:20])}" if there else "there are none"
+        return f"there is no {kind} {name} in the namespace {self.namespace}; {hint}"
+
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """Names of our resources of a kind."""
+        said = self.run("get", f"{PLURALS[kind]}.{GROUP}", "-o", "name")
+        return tuple(line.rpartition("/")[2] for line in said.split())
+
+    # ---- as a source of facts ----
+
+    def read(self, paths: Sequence[str]) -> Mapping[str, Answer]:
+        """The answers to all paths, asked for at the same time."""
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            return dict(zip(paths, pool.map(self._answer, paths), strict=True))
+
+    def _answer(self, path: str) -> Answer:
+        try:
+            return self.raw(path)
+        except NotFoundError:
+            return None
+        except UnreachableError:
+            raise
+        except CommandError as error:
+            return Unreadable(str(error))
+
+    def secret_keys(self, name: str) -> frozenset[str] | Unreadable | None:
+        """Keys that hold something; what they hold does not leave kubectl."""
+        template = '{{range $key, $value := .data}}{{if $value}}{{$key}}{{"\\n"}}{{end}}{{end}}'
+        try:
+            return frozenset(self.run("get", "secret", name, "-o", f"go-template={template}").split())
+        except NotFoundError:
+            return None
+        except UnreachableError:
+            raise
+        except CommandError as error:
+            return Unreadable(str(error))
+
+    def may(self, verb: str, resource: str) -> bool:
+        """Whether the user has that right in the namespace."""
+        try:
+            return self.run("auth", "can-i", verb, resource).strip() == "yes"
+        except UnreachableError:
+            raise
+        except CommandError:
+            # kubectl ends with 1 when the answer is no.
+            return False
+
+
+def not_installed() -> str:
+    """What is said where the definitions are missing."""
+    return (
+        f"this cluster knows nothing of {API_VERSION}; "
+        "install the chart first: helm upgrade --install azaion charts/azaion -n azaion --create-namespace"
+    )
+
+
+def convert(found: Mapping[str, Any], type_: type[T]) -> T:
+    """The typed resource. Raises a CommandError when it has another shape."""
+    try:
+        return msgspec.convert(found, type_)
+    except msgspec.ValidationError as error:
+        name = found.get("metadata", {}).get("name", "")
+        raise CommandError(
+            f"{found.get('kind')} {name} has a shape that this version does not know ({error}); update kubectl-azaion"
+        ) from error
+
+
+def failure(said: str) -> CommandError:
+    """kubectl's words as one of our errors."""
+    words = said.removeprefix("Error from server ").removeprefix("error: ").strip()
+    lower = said.lower()
+    if (
+        "(notfound)" in lower
+        or "could not find the requested resource" in lower
+        or "doesn't have a resource type" in lower
+    ):
+        return NotFoundError(words)
+    if "(forbidden)" in lower:
+        return ForbiddenError(f"you may not do this: {words.removeprefix('(Forbidden): ')}")
+    if any(sign in lower for sign in _UNREACHABLE):
+        return UnreachableError(f"{words}; is the cluster up, and is KUBECONFIG the right one?")
+    if "no configuration has been provided" in lower or "current-context is not set" in lower:
+        return UnreachableError(
+            "there is no cluster to ask; set KUBECONFIG, or on k3s: export KUBECONFIG=/etc/rancher/k3s/k3s.yaml"
+        )
+    return CommandError(words)
+
+
+def objects_in(lines: IO[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects of `kubectl get --watch -o json`, one after the other."""
+    decoder, waiting = json.JSONDecoder(), ""
+    for line in lines:
+        waiting += line
+        # kubectl closes each object with a brace at the start of a line.
+        if line.startswith("}"):
+            found, end = decoder.raw_decode(waiting)
+            waiting = waiting[end:].lstrip()
+            yield found
