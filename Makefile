@@ -30,7 +30,7 @@ demo-down: .venv/.ready ## remove what `make demo` made
 
 .PHONY: check test test-faults unit apiserver e2e
 check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
-test: check cluster-build images-build broker-install ## everything: unit, API-server and end-to-end tests with a few of each fault
+test: check cluster-build charttools-build images-build broker-install ## everything: unit, API-server and end-to-end tests with a few of each fault
 	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu"
 test-faults: .venv/.ready cluster-build images-build broker-install ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
@@ -60,6 +60,10 @@ format: .venv/.ready ## rewrite the sources in the one format
 
 ## The test cluster
 
+.PHONY: charttools-build
+charttools-build: ## build helm 3 and the checks against Kubernetes 1.30 and 1.37, once (about 4 minutes on 2 cores)
+	$(PYTHON) tests/charttools/charttools.py build
+
 .PHONY: cluster-build cluster-up cluster-down cluster-shell cluster-check
 cluster-build: ## build the cluster's programs from source, once (about 9 minutes on 2 cores)
 	$(CLUSTERCTL) build
@@ -74,14 +78,17 @@ cluster-check: .venv/.ready ## check that a cluster can run the platform (CLUSTE
 
 ## Build it
 
-.PHONY: images images-build generate lock venv clean
+.PHONY: images images-build generate golden lock venv clean
 images: images-build ## build the operator, consumer, trainer and test images (ENGINE=buildah, docker, podman or nerdctl)
 images-build:
 	$(IMAGES) build $(if $(ENGINE),--engine $(ENGINE))
-generate: .venv/.ready ## write the CRDs and the list of ultralytics arguments anew
+generate: .venv/.ready ## write the CRDs, the list of ultralytics arguments and the table of the chart's values anew
 	$(PY) -m azaion_trainer.arguments --write
 	$(PY) -m azaion_api.crd crds
 	$(PY) -m azaion_api.crd charts/azaion/files/crds
+	$(PY) tests/charttools/values_table.py --write
+golden: .venv/.ready cluster-build ## write what the chart renders anew into tests/unit/chart/golden; look at the difference
+	$(PY) tests/unit/chart/golden.py
 lock: .venv/.ready ## resolve the dependencies anew into the hash-pinned requirement files
 	$(PY) tests/lock.py
 venv: .venv/.ready ## the development environment in .venv

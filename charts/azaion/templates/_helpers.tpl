@@ -79,32 +79,3 @@ priorityClassName: {{ include "azaion.priorityClass" (dict "root" .root "name" "
 {{- end }}
 enableServiceLinks: false
 {{- end }}
-
-{{/* What a schema cannot say. */}}
-{{- define "azaion.validate" -}}
-{{- $storage := .Values.storage -}}
-{{- if and $storage.existingClaim $storage.hostPath.path -}}
-{{- fail "storage: existingClaim and hostPath.path exclude each other; leave one of them empty" -}}
-{{- end -}}
-{{- if and $storage.hostPath.path (not $storage.hostPath.node) -}}
-{{- fail (printf "storage.hostPath.node: name the node that has %s (kubectl get nodes)" $storage.hostPath.path) -}}
-{{- end -}}
-{{- if and $storage.hostPath.node (not $storage.hostPath.path) -}}
-{{- fail "storage.hostPath.path: name the directory of the node, or leave storage.hostPath.node empty" -}}
-{{- end -}}
-{{- $ids := list -}}
-{{- range .Values.classes -}}
-{{- if has (int .Id) $ids -}}
-{{- fail (printf "classes: the Id %d is given twice; every class needs its own" (int .Id)) -}}
-{{- end -}}
-{{- $ids = append $ids (int .Id) -}}
-{{- end -}}
-{{- range $key, $_ := .Values.commonLabels -}}
-{{- if regexMatch "^(app\\.kubernetes\\.io|helm\\.sh)/" $key -}}
-{{- fail (printf "commonLabels: %s is set by the chart itself; choose another key" $key) -}}
-{{- end -}}
-{{- end -}}
-{{- if gt (len .Release.Namespace) 40 -}}
-{{- fail (printf "namespace %s: names of cluster-wide objects are made from it, use at most 40 characters" .Release.Namespace) -}}
-{{- end -}}
-{{- end }}

@@ -39,11 +39,23 @@ def plan_ingest(view: IngestView, now: datetime) -> IngestPlan:
     if ingest.metadata.deletion_timestamp is not None:
         return IngestPlan(status=ingest.status)
     status = _status(view, _standing(view), now)
-    if view.rival is not None and view.deployment is None:
+    kept_back = view.rival is not None or refusal(view) is not None
+    if kept_back and view.deployment is None:
         return IngestPlan(status=status)
-    wanted = deployment(ingest, view.settings, run=view.rival is None and not ingest.spec.suspend)
+    wanted = deployment(ingest, view.settings, run=not kept_back and not ingest.spec.suspend)
     missing = identity(ingest) if view.deployment is None or not view.has_report_map else ()
     return IngestPlan(status=status, create=missing, apply=None if _is_applied(view, wanted) else wanted)
+
+
+def refusal(view: IngestView) -> str | None:
+    """Why the chart does not allow what the spec names, in a sentence; None when it does."""
+    spec, access = view.ingest.spec, view.settings.access
+    secrets = (spec.stream.credentials_secret_ref.name, spec.stream.tls.ca_secret_name)
+    return (
+        access.refused_secret(name for name in secrets if name)
+        or access.refused_host([spec.stream.host])
+        or access.refused_claim(spec.storage.claim_name, view.settings.claim)
+    )
 
 
 def rival(ingest: AnnotationIngest, others: tuple[AnnotationIngest, ...], claim: str) -> str | None:
@@ -109,6 +121,8 @@ def _standing(view: IngestView) -> Standing:
             f"AnnotationIngest {view.rival} files into the same directories already, or into one inside the "
             "other; delete one of the two, or give this one a storage.subPath or directories of its own",
         )
+    if refused := refusal(view):
+        return Standing(IngestPhase.FAILED, "NotAllowed", refused)
     if ingest.spec.suspend:
         stopping = pod is not None and not pod.ended
         message = "stops" if stopping else "suspended, messages wait in the stream; set spec.suspend to false to go on"

@@ -30,6 +30,8 @@ def missing(
     run: TrainingRun, line: ModelLine | None, storage: StorageReport | None, settings: PodSettings
 ) -> str | None:
     """What the run waits for as Pending, in one sentence with what to do; None when it is ready for the queue."""
+    if refused := settings.access.refused_claim(run.spec.storage.claim_name, settings.claim):
+        return sentence(refused)
     if uses_own_storage(run, settings):
         return None
     if storage is None:

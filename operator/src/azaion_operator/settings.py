@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from azaion_api.task import LOG_LEVEL_VARIABLE, NAMESPACE_VARIABLE, POD_UID_VARIABLE
+from azaion_operator.access import Access
 from azaion_operator.errors import SettingsError
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
@@ -26,6 +27,7 @@ class PodSettings:
     trainer_priority_class: str | None = None
     consumer_priority_class: str | None = None
     log_level: str = "INFO"
+    access: Access = field(default_factory=Access)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +91,22 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
             consumer_image=needed["AZAION_CONSUMER_IMAGE"],
             claim=needed["AZAION_CLAIM"],
             image_pull_policy=policy,
-            image_pull_secrets=tuple(
-                name.strip() for name in values.get("AZAION_IMAGE_PULL_SECRETS", "").split(",") if name.strip()
-            ),
+            image_pull_secrets=_listed(values, "AZAION_IMAGE_PULL_SECRETS"),
             runtime_class=values.get("AZAION_RUNTIME_CLASS") or None,
             trainer_priority_class=values.get("AZAION_TRAINER_PRIORITY_CLASS") or None,
             consumer_priority_class=values.get("AZAION_CONSUMER_PRIORITY_CLASS") or None,
             log_level=level,
+            access=Access(
+                namespace=needed[NAMESPACE_VARIABLE],
+                secrets=_listed(values, "AZAION_ALLOWED_SECRETS", Access.secrets),
+                hosts=_listed(values, "AZAION_ALLOWED_HOSTS"),
+                claims=_listed(values, "AZAION_ALLOWED_CLAIMS"),
+            ),
         ),
     )
+
+
+def _listed(values: Mapping[str, str], name: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The words of a comma-separated variable, the default when it is not set."""
+    given = values.get(name)
+    return default if given is None else tuple(word.strip() for word in given.split(",") if word.strip())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import make
@@ -11,6 +12,7 @@ import pytest
 from azaion_api.annotation_ingest import AnnotationIngestStatus, IngestPhase
 from azaion_api.outcome import AttemptReason, Termination
 from azaion_api.report import IngestCondition
+from azaion_operator.access import Access
 from azaion_operator.objects import StatusCondition, Terminated
 from azaion_operator.plan_ingest import IngestPlan, plan_ingest, rival
 from azaion_operator.specs.deployment import deployment
@@ -208,3 +210,60 @@ def test_nothing_is_written_when_nothing_changed() -> None:
     view = msgspec.structs.replace(make.ingest(), status=first)
     again = make.ingest_view(view, deployment=applied(), pods=(make.ingest_pod(),), report=make.ingest_report())
     assert plan_ingest(again, make.NOW.replace(year=2027)).status == first
+
+
+# What the chart allows
+
+NOT_LISTED: list[tuple[str, dict[str, Any], str]] = [
+    (
+        "another Secret",
+        {"stream": {"credentialsSecretRef": {"name": "registry-password"}}},
+        "the Secret registry-password is not on the chart's list access.secrets (azaion-*); an administrator",
+    ),
+    (
+        "another Secret, as an authority",
+        {"stream": {"tls": {"enabled": True, "caSecretName": "registry-password"}}},
+        "the Secret registry-password is not on the chart's list access.secrets",
+    ),
+    (
+        "a host outside",
+        {"stream": {"host": "collector.example.com"}},
+        "the host collector.example.com is not on the chart's list access.hosts;",
+    ),
+    ("an address", {"stream": {"host": "203.0.113.7"}}, "the host 203.0.113.7 is not on the chart's list"),
+    ("a Service elsewhere", {"stream": {"host": "rabbitmq.other.svc"}}, "the host rabbitmq.other.svc is not on"),
+    ("another claim", {"storage": {"claimName": "somebody-elses"}}, "the claim somebody-elses is not on the"),
+]
+
+
+@pytest.mark.parametrize(("spec", "said"), [row[1:] for row in NOT_LISTED], ids=[row[0] for row in NOT_LISTED])
+def test_what_the_chart_does_not_list_gets_no_pod(spec: dict[str, Any], said: str) -> None:
+    found = plan(make.ingest_view(make.ingest(**spec)))
+    assert (found.create, found.apply) == ((), None)
+    assert found.status.phase is IngestPhase.FAILED
+    assert said in found.status.message
+    assert verdicts(found.status)["Ready"] == ("False", "NotAllowed")
+
+
+def test_an_ingest_whose_host_is_taken_off_the_list_is_stopped_and_keeps_its_place() -> None:
+    elsewhere = make.ingest(stream={"host": "broker.example.com"})
+    found = plan(make.ingest_view(elsewhere, deployment=applied(elsewhere), pods=(make.ingest_pod(),)))
+    assert found.apply is not None
+    assert found.apply[1]["spec"]["replicas"] == 0
+    assert found.status.phase is IngestPhase.FAILED
+
+
+@pytest.mark.parametrize("host", ["rabbitmq", "rabbitmq.azaion.svc", "RabbitMQ.azaion.svc.cluster.local"])
+def test_a_service_of_the_own_namespace_needs_no_list(host: str) -> None:
+    assert plan(make.ingest_view(make.ingest(stream={"host": host}))).apply is not None
+
+
+def test_what_the_chart_lists_is_used() -> None:
+    access = Access(secrets=("azaion-*", "broker"), hosts=("*.example.com",), claims=("disk-2",))
+    spec: dict[str, Any] = {
+        "stream": {"host": "broker.example.com", "credentialsSecretRef": {"name": "broker"}},
+        "storage": {"claimName": "disk-2"},
+    }
+    view = make.ingest_view(make.ingest(**spec))
+    settings = dataclasses.replace(view.settings, access=access)
+    assert plan(dataclasses.replace(view, settings=settings)).apply is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import timedelta
 from typing import Any
 
@@ -25,6 +26,7 @@ from azaion_api.training_run import (
     Stage,
     TrainingRunStatus,
 )
+from azaion_operator.access import Access
 from azaion_operator.device_queue import Entry, Turn
 from azaion_operator.plan_run import RunPlan, plan_run, queue_entry
 from azaion_operator.settings import PodSettings
@@ -159,7 +161,16 @@ def test_what_a_run_does_not_need_it_does_not_wait_for(spec: dict[str, Any], sto
 
 @pytest.mark.parametrize("own", [{"claimName": "other"}, {"subPath": "team-a"}])
 def test_a_run_with_storage_of_its_own_is_checked_by_its_own_pod(own: dict[str, str]) -> None:
-    assert plan(make.view(make.run(storage=own), storage=None)).release
+    settings = dataclasses.replace(make.SETTINGS, access=Access(claims=("other",)))
+    assert plan(make.view(make.run(storage=own), storage=None, settings=settings)).release
+
+
+def test_a_claim_the_chart_does_not_list_is_not_mounted() -> None:
+    found = plan(make.view(make.run(storage={"claimName": "somebody-elses"})))
+    assert (found.status.phase, found.create) == (Phase.PENDING, ())
+    assert found.status.message == (
+        "the claim somebody-elses is not on the chart's list access.claims; an administrator can add it and upgrade"
+    )
 
 
 def test_naming_the_charts_claim_is_not_storage_of_its_own() -> None:

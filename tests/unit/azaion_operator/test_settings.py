@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from azaion_operator.access import Access
 from azaion_operator.errors import SettingsError
 from azaion_operator.settings import PodSettings, Settings, read_settings
 
@@ -36,6 +37,9 @@ def test_everything_that_is_said_is_taken() -> None:
             "AZAION_RUNTIME_CLASS": "nvidia",
             "AZAION_TRAINER_PRIORITY_CLASS": "high",
             "AZAION_CONSUMER_PRIORITY_CLASS": "low",
+            "AZAION_ALLOWED_SECRETS": "",
+            "AZAION_ALLOWED_HOSTS": "*.example.com, 10.0.0.7",
+            "AZAION_ALLOWED_CLAIMS": "disk-2",
             "AZAION_LOG_LEVEL": "DEBUG",
             "AZAION_HTTP_PORT": "9090",
             "KUBERNETES_SERVICE_HOST": "10.43.0.1",
@@ -51,6 +55,7 @@ def test_everything_that_is_said_is_taken() -> None:
         trainer_priority_class="high",
         consumer_priority_class="low",
         log_level="DEBUG",
+        access=Access(namespace="azaion", secrets=(), hosts=("*.example.com", "10.0.0.7"), claims=("disk-2",)),
     )
     assert (found.log_level, found.http_port, found.in_cluster) == ("DEBUG", 9090, True)
 

@@ -141,6 +141,7 @@ def test_nothing_runs_once_and_no_resource_of_ours_is_made(chart: Chart) -> None
         "ConfigMap",
         "CustomResourceDefinition",
         "Deployment",
+        "NetworkPolicy",
         "PersistentVolume",
         "PersistentVolumeClaim",
         "PriorityClass",

@@ -14,10 +14,23 @@ from rendered_chart import CHART, Chart, Manifest, RenderError
 REFUSED: list[tuple[str, Manifest, str]] = [
     ("an unknown value", {"operater": {}}, "additional properties 'operater' not allowed"),
     ("an unknown inner value", {"storage": {"sise": "1Gi"}}, "at '/storage': additional properties 'sise' not allowed"),
-    ("a size without a unit", {"storage": {"size": "200"}}, "at '/storage/size'"),
+    ("a size without a unit", {"storage": {"size": "200"}}, 'storage.size is "200": give a whole number with a unit'),
     ("a size that is a number", {"storage": {"size": 200}}, "at '/storage/size': got number, want string"),
-    ("a relative directory", {"storage": {"hostPath": {"path": "azaion", "node": "n"}}}, "at '/storage/hostPath/path'"),
-    ("the root directory", {"storage": {"hostPath": {"path": "/", "node": "n"}}}, "at '/storage/hostPath/path'"),
+    (
+        "a relative directory",
+        {"storage": {"hostPath": {"path": "azaion", "node": "n"}}},
+        'storage.hostPath.path is "azaion": give an absolute directory',
+    ),
+    (
+        "a directory that leads up",
+        {"storage": {"hostPath": {"path": "/azaion/../etc", "node": "n"}}},
+        'storage.hostPath.path is "/azaion/../etc": name the directory itself, without ..',
+    ),
+    (
+        "the root directory",
+        {"storage": {"hostPath": {"path": "/", "node": "n"}}},
+        'storage.hostPath.path is "/": give an absolute directory below the root',
+    ),
     (
         "a directory without its node",
         {"storage": {"hostPath": {"path": "/azaion"}}},
@@ -35,18 +48,40 @@ REFUSED: list[tuple[str, Manifest, str]] = [
     ),
     ("read-only access", {"storage": {"accessModes": ["ReadOnlyMany"]}}, "at '/storage/accessModes/0'"),
     ("no access", {"storage": {"accessModes": []}}, "at '/storage/accessModes': minItems: got 0, want 1"),
-    ("an upper-case claim", {"storage": {"existingClaim": "Claim"}}, "at '/storage/existingClaim'"),
+    (
+        "an upper-case claim",
+        {"storage": {"existingClaim": "Claim"}},
+        'storage.existingClaim is "Claim": name a claim of this namespace (kubectl get pvc): lower-case letters',
+    ),
     (
         "an unknown pull policy",
         {"images": {"pullPolicy": "Sometimes"}},
         "at '/images/pullPolicy': value must be one of",
     ),
     ("a pull secret that is only a name", {"images": {"pullSecrets": ["mine"]}}, "at '/images/pullSecrets/0'"),
-    ("a registry with a scheme", {"images": {"registry": "https://example.com"}}, "at '/images/registry'"),
-    ("a short digest", {"images": {"trainer": {"digest": "sha256:12"}}}, "at '/images/trainer/digest'"),
+    (
+        "a registry with a scheme",
+        {"images": {"registry": "https://example.com"}},
+        "give the registry's host name, with its port if it has one, and no scheme",
+    ),
+    (
+        "a repository with its tag",
+        {"images": {"trainer": {"repository": "azaion/trainer:1"}}},
+        'images.trainer.repository is "azaion/trainer:1": give the image\'s name without registry and tag',
+    ),
+    ("a tag with a slash", {"images": {"tag": "a/b"}}, 'images.tag is "a/b": give a tag such as 1.4.0'),
+    (
+        "a short digest",
+        {"images": {"trainer": {"digest": "sha256:12"}}},
+        'images.trainer.digest is "sha256:12": give sha256: and 64 hexadecimal digits',
+    ),
     ("a tag that is a number", {"images": {"tag": 1.5}}, "at '/images/tag': got number, want string"),
     ("a log level of another language", {"operator": {"logLevel": "TRACE"}}, "at '/operator/logLevel'"),
-    ("a memory of no unit known", {"operator": {"resources": {"limits": {"memory": "1GB"}}}}, "/limits/memory'"),
+    (
+        "a memory of no unit known",
+        {"operator": {"resources": {"limits": {"memory": "1GB"}}}},
+        'operator.resources.limits.memory is "1GB": give a quantity such as 100m, 2, 512Mi or 4Gi',
+    ),
     ("a switch that is a word", {"crds": {"enabled": "yes"}}, "at '/crds/enabled': got string, want boolean"),
     ("a priority of the system's", {"priorityClasses": {"training": 2_000_000_000}}, "at '/priorityClasses/training'"),
     ("a class beyond the offsets", {"classes": [{"Id": 20, "Name": "A"}]}, "at '/classes/0/Id'"),
@@ -57,7 +92,32 @@ REFUSED: list[tuple[str, Manifest, str]] = [
         "the Id 3 is given twice",
     ),
     ("no classes", {"classes": []}, "at '/classes': minItems: got 0, want 1"),
-    ("a colour by name", {"classes": [{"Id": 0, "Name": "A", "Color": "red"}]}, "at '/classes/0/Color'"),
+    (
+        "a colour by name",
+        {"classes": [{"Id": 0, "Name": "A", "Color": "red"}]},
+        'classes[0].Color is "red": give a colour as in HTML, such as #FF0000',
+    ),
+    (
+        "a host with its port",
+        {"access": {"hosts": ["broker.example.com:5552"]}},
+        'access.hosts[0] is "broker.example.com:5552": name a host without scheme and port, with * for any characters',
+    ),
+    (
+        "an address range that is a name",
+        {"networkPolicies": {"apiServer": {"cidrs": ["my-server"]}}},
+        'networkPolicies.apiServer.cidrs[0] is "my-server": give a range of addresses such as 10.0.0.0/8',
+    ),
+    (
+        "a broker by name where only addresses can be",
+        {"networkPolicies": {"broker": {"to": [{"ipBlock": {"cidr": "broker.example.com"}}]}}},
+        "names cannot be used here",
+    ),
+    ("a port that is none", {"networkPolicies": {"broker": {"ports": [0]}}}, "at '/networkPolicies/broker/ports/0'"),
+    (
+        "a peer of another shape",
+        {"networkPolicies": {"publish": {"to": [{"host": "s3"}]}}},
+        "at '/networkPolicies/publish/to/0': additional properties 'host' not allowed",
+    ),
     (
         "a label of the chart's own",
         {"commonLabels": {"app.kubernetes.io/name": "x"}},
@@ -78,9 +138,14 @@ def test_a_mistake_is_refused_with_its_place(chart: Chart, values: Manifest, sai
 
 
 def test_several_mistakes_are_told_at_once(chart: Chart) -> None:
-    text = chart.refusal({"images": {"tag": 1}, "storage": {"size": "big"}})
-    assert "/images/tag" in text
-    assert "/storage/size" in text
+    wrong_types = chart.refusal({"images": {"tag": 1}, "storage": {"size": 5}})
+    assert "/images/tag" in wrong_types
+    assert "/storage/size" in wrong_types
+    wrong_words = chart.refusal(
+        {"images": {"tag": "a/b"}, "storage": {"size": "big"}, "access": {"hosts": ["http://x"]}}
+    )
+    for path in ("- images.tag is", "- storage.size is", "- access.hosts[0] is"):
+        assert path in wrong_words
 
 
 def test_a_namespace_too_long_for_names_made_from_it_is_refused(chart: Chart) -> None:

@@ -108,5 +108,5 @@ def test_the_examples_are_those_of_the_samples() -> None:
     secret, values = yaml_blocks()
     samples = ROOT / "samples"
     assert secret == yaml.safe_load((samples / "secret-rabbitmq.example.yaml").read_text())
-    sample_values = yaml.safe_load((samples / "values.example.yaml").read_text())
+    sample_values = yaml.safe_load((samples / "values.production.yaml").read_text())
     assert values == {name: sample_values[name] for name in values}

@@ -130,7 +130,7 @@ def test_an_unknown_field_would_be_found() -> None:
 def test_the_example_values_set_only_what_the_chart_has() -> None:
     """Whether the chart takes them is the chart tests' affair; here no path may be misspelt."""
     (chart,) = documents(ROOT / "charts" / "azaion" / "values.yaml")
-    assert unknown_values(sample("values.example.yaml"), chart, "") == []
+    assert unknown_values(sample("values.production.yaml"), chart, "") == []
     assert unknown_values({"trainer": {"runtimeClas": "nvidia"}}, chart, "") == [".trainer.runtimeClas"]
 
 
