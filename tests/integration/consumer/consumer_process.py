@@ -61,13 +61,21 @@ def wait_for(what: str, look: Callable[[], T | None], timeout_s: float = TIMEOUT
 class Consumer:
     """One process; its reports are read from its log, where they go outside a cluster."""
 
-    def __init__(self, task: IngestTask, root: Path, credentials: Path, log: Path, prefix: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        task: IngestTask,
+        root: Path,
+        credentials: Path,
+        log: Path,
+        prefix: Sequence[str] = (),
+        level: str = "DEBUG",
+    ) -> None:
         self._log = log
         environment = os.environ | {
             "AZAION_TASK": encode_task(task),
             "AZAION_POD_UID": f"pod-{time.monotonic_ns()}",
             "AZAION_NAMESPACE": "tests",
-            "AZAION_LOG_LEVEL": "DEBUG",
+            "AZAION_LOG_LEVEL": level,
             "AZAION_HTTP_PORT": "0",
         }
         environment.pop("KUBERNETES_SERVICE_HOST", None)
@@ -149,10 +157,11 @@ class Bench:
         stream = msgspec.structs.replace(self.spec.stream, **changes)
         self.spec = msgspec.structs.replace(self.spec, stream=stream)
 
-    def start(self, root: Path | None = None, prefix: Sequence[str] = ()) -> Consumer:
+    def start(self, root: Path | None = None, prefix: Sequence[str] = (), *, quiet: bool = False) -> Consumer:
         task = IngestTask(ingest=INGEST, uid="uid", spec=self.spec, report="report")
         log = self._directory / f"consumer-{len(self._consumers)}.log"
-        consumer = Consumer(task, root or self.root, self.credentials, log, prefix)
+        level = "INFO" if quiet else "DEBUG"
+        consumer = Consumer(task, root or self.root, self.credentials, log, prefix, level)
         self._consumers.append(consumer)
         return consumer
 
