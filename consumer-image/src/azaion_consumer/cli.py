@@ -1,4 +1,4 @@
-"""`azaion-consumer run`: file the annotations of one stream until told to stop."""
+"""`azaion-consumer`: file the annotations of a stream until told to stop, verify them, replay a part of the stream."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from azaion_api import logs, task
 from azaion_api.layout import MOUNT_PATH
+from azaion_consumer.commands import add_commands, run_replay, run_verify
 from azaion_consumer.service import Service
 from azaion_consumer.settings import Settings, SettingsError, read_settings
 
@@ -22,7 +23,7 @@ EXIT_BAD_SETTINGS = 10
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0 after SIGTERM, 10 when the environment makes no sense."""
+    """Returns the exit code: 0 after SIGTERM, 10 when the environment makes no sense; of the others see commands."""
     parser = argparse.ArgumentParser(prog="azaion-consumer", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="file the annotations of one stream until told to stop")
@@ -36,10 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument(
         "--ca", type=Path, default=Path(task.CA_PATH), help="directory with the file ca.crt (default: %(default)s)"
     )
+    add_commands(commands)
     given = parser.parse_args(arguments)
     # Group members may write what we write: the tree belongs to one uid and gid in all images.
     os.umask(0o002)
     try:
+        if given.command == "verify":
+            return run_verify(given)
+        if given.command == "replay":
+            return run_replay(given)
         settings = read_settings(root=given.root, credentials=given.credentials, ca=given.ca)
         logs.configure("azaion-consumer", settings.log_level)
     except (SettingsError, ValueError) as error:

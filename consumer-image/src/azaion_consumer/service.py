@@ -25,6 +25,8 @@ from azaion_consumer.http import Health, HealthServer
 from azaion_consumer.lock import LockHolder
 from azaion_consumer.messages import Decoder, Rejected
 from azaion_consumer.metrics import Metrics
+from azaion_consumer.replay import ReplayResult, is_requested, read_request, write_result
+from azaion_consumer.rereading import Replay
 from azaion_consumer.session import Session, SessionEvents
 from azaion_consumer.settings import Settings
 from azaion_consumer.status import Status
@@ -82,7 +84,9 @@ class Service:
         self._metrics = Metrics()
         self._stopping = asyncio.Event()
         self._record = _nothing_filed(self._endpoint.stream)
-        self._session: Session | None = None
+        #: What takes the pieces that arrive.
+        self._session: Session | Replay | None = None
+        self._replay_wanted = asyncio.Event()
         #: Where to begin while nothing is committed; Next becomes a fixed place at the first subscription.
         self._start: Position | None = None
         self._reference = f"azaion-ingest-{task.ingest}"
@@ -100,13 +104,14 @@ class Service:
         reporter = Reporter(sink_for(self._settings.task.report, INGEST_REPORT_KEY))
         reporting = asyncio.create_task(self._report_for_ever(reporter))
         main = asyncio.create_task(self._main())
+        watching = asyncio.create_task(self._watch_replays())
         try:
-            await asyncio.wait((reporting, main), return_when=asyncio.FIRST_COMPLETED)
-            for task in (main, reporting):
+            await asyncio.wait((reporting, main, watching), return_when=asyncio.FIRST_COMPLETED)
+            for task in (main, reporting, watching):
                 if task.done():
                     task.result()
         finally:
-            for task in (main, reporting):
+            for task in (main, watching, reporting):
                 task.cancel()
                 with suppress(asyncio.CancelledError):
                     await task
@@ -159,17 +164,65 @@ class Service:
                 if connection.gone.done():
                     raise connection.gone.result()
                 continue
+            try:
+                if await self._replay(connection):
+                    continue
+            except (OSError, StorageError) as error:
+                failed = True
+                found = error if isinstance(error, StorageError) else storage_error(error, self._storage.free_bytes())
+                self._set_writable(found)
+                await self._wait((connection.gone,), backoff.next_s())
+                continue
             position = await self._position(connection)
             session = Session(connection, self._storage, self._decoder, self._record, position, self._reference, events)
             self._session = session
             try:
-                await session.run(self._stopping)
+                await session.run(self._stopping, self._replay_wanted)
             except StorageError as error:
                 failed = True
                 self._set_writable(error)
                 await self._wait((connection.gone,), backoff.next_s())
             finally:
                 self._session = None
+
+    async def _replay(self, connection: StreamConnection) -> bool:
+        """Do what `azaion-consumer replay` asked for; False when nothing is asked for.
+
+        Raises BrokerError, OSError and StorageError; the request stays then and is taken up again.
+        """
+        self._replay_wanted.clear()
+        state = self._storage.state
+        request = await asyncio.to_thread(read_request, state)
+        if request is None:
+            return False
+        position = await self._position(connection)
+        first = await connection.bounds(Position(OffsetType.FIRST))
+        committed = self._record.offset
+        begin = max(request.from_offset, first.first_offset if first is not None else 0)
+        end = committed + 1 if committed is not None and position.value == committed + 1 else begin
+        offsets = range(begin, max(begin, end))
+
+        def tell(result: ReplayResult) -> None:
+            write_result(state, result)
+            self._set_connected(None, f"{self._reading_what}: a replay, {result.message}")
+            log.info("replay: %s", result.message, extra={"context": {"replay": msgspec.to_builtins(result)}})
+
+        replay = Replay(connection, self._storage, self._decoder, request, offsets, tell)
+        self._session = replay
+        try:
+            result = await replay.run(self._stopping)
+        finally:
+            self._session = None
+        if result is not None:
+            await asyncio.to_thread(tell, result)
+        self._status.set_record(self._record, self._images())
+        return True
+
+    async def _watch_replays(self) -> None:
+        while True:
+            if await asyncio.to_thread(is_requested, self._storage.state):
+                self._replay_wanted.set()
+            await asyncio.sleep(_REPORT_INTERVAL_S)
 
     async def _position(self, connection: StreamConnection) -> Position:
         """Where to begin. Raises BrokerError when the stream no longer holds what comes after the committed offset."""

@@ -77,8 +77,8 @@ class Session:
             self._credit += self._flow.credit_after(piece.head.data_bytes)
             self._credit_wanted.set()
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Read and file until `stopping`, then finish the batch.
+    async def run(self, *ends: asyncio.Event) -> None:
+        """Read and file until one of the events is set, then finish the batch.
 
         Raises BrokerError when the connection is lost and StorageError when the tree cannot be written; either way what
         was staged before is committed if that is possible.
@@ -86,7 +86,7 @@ class Session:
         stager = asyncio.create_task(asyncio.to_thread(self._writer.run_stager), name="stager")
         committer = asyncio.create_task(asyncio.to_thread(self._writer.run_committer), name="committer")
         helpers = {
-            asyncio.create_task(stopping.wait(), name="stopping"),
+            *(asyncio.create_task(end.wait(), name="end") for end in ends),
             asyncio.create_task(self._ask_for_chunks(), name="credit"),
             asyncio.create_task(self._follow_end(), name="end of stream"),
             asyncio.create_task(self._store_offsets(), name="offsets"),

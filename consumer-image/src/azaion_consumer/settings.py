@@ -47,6 +47,12 @@ class Settings:
         )
 
 
+def task_of_the_pod(environment: Mapping[str, str] | None = None) -> IngestTask | None:
+    """The task of the consumer's pod this process runs in; None outside of one. Raises SettingsError."""
+    text = (os.environ if environment is None else environment).get(api.TASK_VARIABLE)
+    return _task(text) if text else None
+
+
 def read_settings(
     environment: Mapping[str, str] | None = None,
     root: Path = Path(MOUNT_PATH),
@@ -58,10 +64,7 @@ def read_settings(
     text = environment.get(api.TASK_VARIABLE)
     if not text:
         raise SettingsError(f"{api.TASK_VARIABLE} is not set; the operator sets it to the ingest's task as JSON")
-    try:
-        task = decode_ingest_task(text)
-    except (msgspec.ValidationError, msgspec.DecodeError) as error:
-        raise SettingsError(f"{api.TASK_VARIABLE} is no task of an ingest: {error}") from error
+    task = _task(text)
     port = environment.get(HTTP_PORT_VARIABLE) or str(_DEFAULT_HTTP_PORT)
     if not port.isdigit() or int(port) > 65535:
         raise SettingsError(f"{HTTP_PORT_VARIABLE} is {port!r}, not a port number")
@@ -74,3 +77,10 @@ def read_settings(
         http_port=int(port),
         log_level=environment.get(api.LOG_LEVEL_VARIABLE) or "INFO",
     )
+
+
+def _task(text: str) -> IngestTask:
+    try:
+        return decode_ingest_task(text)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise SettingsError(f"{api.TASK_VARIABLE} is no task of an ingest: {error}") from error

@@ -132,6 +132,9 @@ class Tree:
         with suppress(FileNotFoundError):
             os.unlink(directory.label(stem))
 
+    def drop_images(self, directory: Directory, stem: str) -> None:
+        self._drop_images(directory, stem, EXTENSIONS)
+
     def _drop_images(self, directory: Directory, stem: str, extensions: Iterable[str]) -> None:
         for extension in extensions:
             with suppress(FileNotFoundError):
