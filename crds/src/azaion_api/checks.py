@@ -28,6 +28,7 @@ from azaion_api.outcome import AttemptReason
 from azaion_api.report import StorageReport
 from azaion_api.resources import AnnotationIngest, TrainingRun
 from azaion_api.training_run import FINISHED_PHASES, Device, Phase, Stage
+from azaion_api.words import plural, size
 
 #: The operator renews its Lease every 5 s.
 _LEASE_FRESH_S = 60.0
@@ -189,7 +190,7 @@ def offset_advancing(facts: Facts, ingest: AnnotationIngest) -> Check:
         text = f"{where}, nothing waits" if status.lag == 0 else where
         return _ok(name, text, subject)
     stood_s = _seconds_between(_stands_since(mark, status), facts.now)
-    waiting = f"{where}, {_plural(status.lag, 'message')} wait"
+    waiting = f"{where}, {plural(status.lag, 'message')} wait"
     if stood_s >= _OFFSET_STALE_S:
         action = f"{_LOGS.format(ingest_deployment(subject))}; kubectl describe annotationingest {subject}"
         return _failed(name, Severity.MEDIUM, f"{waiting} and it has not moved for {_for(stood_s)}", action, subject)
@@ -282,7 +283,7 @@ def gpu_available(facts: Facts) -> Iterator[Check]:
         return
     gpus = sum(node.gpus for node in facts.nodes)
     if gpus:
-        yield _ok(name, f"{_plural(gpus, 'GPU')} on {_plural(sum(node.gpus > 0 for node in facts.nodes), 'node')}")
+        yield _ok(name, f"{plural(gpus, 'GPU')} on {plural(sum(node.gpus > 0 for node in facts.nodes), 'node')}")
     elif _only_on_cpu(facts):
         yield _skipped(name, "no node offers a GPU, and every run trains on the CPU")
     else:
@@ -315,7 +316,7 @@ def images_present(facts: Facts) -> Iterator[Check]:
             missing.append(image)
             sure = sure and all(len(node.status.images) < _IMAGES_LISTED for node in facts.nodes)
     if not missing:
-        yield _ok(name, f"{_plural(len(wanted), 'image')} on the node")
+        yield _ok(name, f"{plural(len(wanted), 'image')} on the node")
     elif not sure:
         yield _unknown(
             name, f"the node lists its {_IMAGES_LISTED} largest images only; not among them: {', '.join(missing)}"
@@ -403,7 +404,7 @@ def checkpoints(facts: Facts) -> Iterator[Check]:
                 message = f"no checkpoint was saved in {_for(age_s)} of training"
             yield _failed("Checkpoint", Severity.LOW, message, action, subject)
         elif status.checkpoint_failures:
-            message = f"{_plural(status.checkpoint_failures, 'checkpoint')} could not be written"
+            message = f"{plural(status.checkpoint_failures, 'checkpoint')} could not be written"
             yield _failed("Checkpoint", Severity.LOW, message, action, subject)
         elif status.checkpoint is not None:
             yield _ok("Checkpoint", f"verified {_for(age_s)} ago, epoch {status.checkpoint.epoch}", subject)
@@ -455,16 +456,3 @@ def _for(seconds: float) -> str:
     if whole < 7200:
         return f"{whole // 60} minutes"
     return f"{whole // 3600} hours" if whole < 172800 else f"{whole // 86400} days"
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def size(size_bytes: float) -> str:
-    """For people, in binary units: 3.2 GiB."""
-    value, units = float(size_bytes), ("B", "KiB", "MiB", "GiB", "TiB")
-    unit = 0
-    while value >= 1024 and unit < len(units) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{value:.0f} {units[unit]}" if value >= 100 or unit == 0 else f"{value:.1f} {units[unit]}"

@@ -6,6 +6,9 @@ import math
 from datetime import UTC, datetime
 from decimal import Decimal
 
+from azaion_api.words import duration as duration
+from azaion_api.words import plural as plural
+
 #: The API's bound on messages.
 MAX_MESSAGE = 1024
 MAX_DECIMAL = 32
@@ -24,24 +27,6 @@ def decimal(value: float | None) -> str | None:
 def in_seconds(time: datetime | None) -> datetime | None:
     """The time in UTC without fractions, as Kubernetes writes its own."""
     return None if time is None else time.astimezone(UTC).replace(microsecond=0)
-
-
-def duration(seconds: float) -> str:
-    """A duration for people: 45s, 12m, 2h14m, 3d4h."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    minutes = whole // 60
-    if minutes < 60:
-        return f"{minutes}m"
-    if minutes < 24 * 60:
-        return f"{minutes // 60}h{minutes % 60:02}m"
-    return f"{minutes // 1440}d{minutes % 1440 // 60}h"
-
-
-def plural(n: int, noun: str) -> str:
-    """`1 epoch`, `2 epochs`."""
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def sentence(text: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,10 @@ from azaion_api.names import API_VERSION, GROUP, PLURALS, Kind
 from azaion_kubectl.errors import CommandError, ForbiddenError, NotFoundError, UnreachableError
 
 T = TypeVar("T")
+Text = TypeVar("Text", str, bytes)
 _MISSING = ("(notfound)", "could not find the requested resource", "doesn't have a resource type")
+_KLOG = re.compile(r"^[IWEF]\d{4} \d\d:\d\d")
+_NO_CLUSTER = ("no configuration has been provided", "current-context is not set", "server localhost:8080 was refused")
 _UNREACHABLE = ("unable to connect to the server", "connection to the server", "connection refused", "no route to host")
 _TIMEOUT_S = 60.0
 _PARALLEL = 6
@@ -59,34 +62,31 @@ class Kubectl:
             raise failure(done.stderr.strip() or done.stdout.strip() or f"kubectl ended with {done.returncode}")
         return done.stdout
 
-    def stream(self, *arguments: str) -> int:
-        """Run with the user's terminal; the exit code. What kubectl writes goes straight through."""
-        with subprocess.Popen(self.command(*arguments), env={**os.environ, **self.environment}) as process:
-            try:
-                return process.wait()
-            except KeyboardInterrupt:
-                process.send_signal(signal.SIGINT)
-                process.wait()
-                raise
-
     @contextmanager
     def opened(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
         """A kubectl whose output is read while it runs; it is ended with the context."""
-        process = subprocess.Popen(
-            self.command(*arguments),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **self.environment},
-        )
-        try:
+        with _ending(subprocess.Popen(self.command(*arguments), text=True, **self._pipes())) as process:
             yield process
-        finally:
-            process.terminate()
-            process.wait()
-            for pipe in (process.stdout, process.stderr):
-                if pipe is not None:
-                    pipe.close()
+
+    @contextmanager
+    def opened_bytes(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """As `opened`, for output that is no text."""
+        with _ending(subprocess.Popen(self.command(*arguments), **self._pipes())) as process:
+            yield process
+
+    def _pipes(self) -> dict[str, Any]:
+        return {
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "env": {**os.environ, **self.environment},
+        }
+
+    def context_namespace(self) -> str:
+        """The namespace of the user's context; empty when it names none, or there is no context."""
+        try:
+            return self.run("config", "view", "--minify", "-o", "jsonpath={..namespace}").strip()
+        except CommandError:
+            return ""
 
     # ---- objects ----
 
@@ -97,13 +97,18 @@ class Kubectl:
 
     def get(self, kind: Kind, name: str, type_: type[T]) -> T:
         """One of our resources. Raises NotFoundError with those that are there."""
+        return convert(self.get_raw(kind, name), type_)
+
+    def get_raw(self, kind: Kind, name: str) -> dict[str, Any]:
+        """One of our resources as it is stored."""
         try:
             text = self.run("get", f"{PLURALS[kind]}.{GROUP}", name, "-o", "json")
         except NotFoundError as error:
-            if "the server doesn't have a resource type" in str(error):
+            if "doesn't have a resource type" in str(error):
                 raise CommandError(not_installed()) from error
             raise NotFoundError(self._absent(kind, name)) from error
-        return convert(json.loads(text), type_)
+        found: dict[str, Any] = json.loads(text)
+        return found
 
     def list(self, kind: Kind, type_: type[T]) -> tuple[T, ...]:
         """All of our resources of a kind; what this version cannot read is passed over."""
@@ -186,6 +191,18 @@ class Kubectl:
             return False
 
 
+@contextmanager
+def _ending(process: subprocess.Popen[Text]) -> Iterator[subprocess.Popen[Text]]:
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
 def not_installed() -> str:
     """What is said where the definitions are missing."""
     return (
@@ -207,7 +224,9 @@ def convert(found: Mapping[str, Any], type_: type[T]) -> T:
 
 def failure(said: str) -> CommandError:
     """kubectl's words as one of our errors."""
-    words = said.removeprefix("Error from server ").removeprefix("error: ").strip()
+    # kubectl's libraries log what went wrong on the way; the last line is for people.
+    lines = [line for line in said.splitlines() if not _KLOG.match(line)]
+    words = " ".join(" ".join(lines).split()).removeprefix("Error from server ").removeprefix("error: ")
     lower = said.lower()
     if (
         "(notfound)" in lower
@@ -217,12 +236,12 @@ def failure(said: str) -> CommandError:
         return NotFoundError(words)
     if "(forbidden)" in lower:
         return ForbiddenError(f"you may not do this: {words.removeprefix('(Forbidden): ')}")
+    if any(sign in lower for sign in _NO_CLUSTER):
+        return UnreachableError(
+            "there is no cluster to ask; set KUBECONFIG, on k3s: export KUBECONFIG=/etc/rancher/k3s/k3s.yaml"
+        )
     if any(sign in lower for sign in _UNREACHABLE):
         return UnreachableError(f"{words}; is the cluster up, and is KUBECONFIG the right one?")
-    if "no configuration has been provided" in lower or "current-context is not set" in lower:
-        return UnreachableError(
-            "there is no cluster to ask; set KUBECONFIG, or on k3s: export KUBECONFIG=/etc/rancher/k3s/k3s.yaml"
-        )
     return CommandError(words)
 
 

@@ -10,10 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from azaion_api.checks import size
 from azaion_api.health import RESPONSE_TIMES
+from azaion_api.words import duration, plural, size
 from azaion_operator.status_page.view import PageView, RunCard
-from azaion_operator.texts import duration, plural
 
 #: Finished runs that are shown before the rest is folded away.
 SHOWN = 12
