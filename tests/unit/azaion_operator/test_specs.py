@@ -116,7 +116,9 @@ def test_the_job_of_a_training_attempt() -> None:
                                     "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}},
                                 },
                                 {"name": "AZAION_LOG_LEVEL", "value": "INFO"},
+                                {"name": "AZAION_HTTP_PORT", "value": "8080"},
                             ],
+                            "ports": [{"name": "http", "containerPort": 8080, "protocol": "TCP"}],
                             "resources": {
                                 "requests": {"cpu": "1", "memory": "4Gi"},
                                 "limits": {"nvidia.com/gpu": 1},

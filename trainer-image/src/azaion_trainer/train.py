@@ -17,11 +17,12 @@ from azaion_trainer.arguments import parse_parameters
 from azaion_trainer.checkpoints import CheckpointError, CheckpointStore, SavedCheckpoint, Search, State
 from azaion_trainer.dataset import DataSet, open_data_set
 from azaion_trainer.failures import BadSpecError
+from azaion_trainer.metrics import MeteredListener, TrainingMetrics, serve
 from azaion_trainer.reporting import StageReporter, finite
 from azaion_trainer.stage import StageContext
 
 if TYPE_CHECKING:
-    from azaion_trainer.trainer import EpochResult, Position, RunTrainer
+    from azaion_trainer.trainer import EpochResult, Listener, Position, RunTrainer
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,14 @@ def train(context: StageContext) -> str:
             _slim(context.run.train / "weights" / "best.pt")
             return _finished_sentence(context, state["epoch"], state["best_epoch"])
         arguments.update(_continued(context, state))
-    trainer = _trainer(context, arguments, store, listener, state)
-    trainer.train()
+    metrics = TrainingMetrics()
+    trainer = _trainer(context, arguments, store, MeteredListener(listener, metrics), state)
+    server = serve(metrics)
+    try:
+        trainer.train()
+    finally:
+        if server is not None:
+            server.close()
     return _finished_sentence(context, trainer.position.epoch, trainer.best_epoch)
 
 
@@ -76,7 +83,7 @@ def _trainer(
     context: StageContext,
     arguments: dict[str, Any],
     store: CheckpointStore,
-    listener: ReportingListener,
+    listener: Listener,
     state: State | None,
 ) -> RunTrainer:
     from ultralytics.cfg import get_cfg
@@ -354,7 +361,7 @@ class ReportingListener:
         self._change(checkpoint=self._checkpoint(saved, position.epoch, position.images_seen))
         self.report()
 
-    def checkpoint_failed(self) -> None:
+    def checkpoint_failed(self, _error: Exception) -> None:
         self._change(checkpoint_failures=self._training.checkpoint_failures + 1)
         self.report()
 

@@ -75,7 +75,7 @@ class Listener(Protocol):
     def validating(self, trainer: RunTrainer) -> None: ...
     def epoch_done(self, result: EpochResult) -> None: ...
     def checkpoint_saved(self, saved: SavedCheckpoint, position: Position) -> None: ...
-    def checkpoint_failed(self) -> None: ...
+    def checkpoint_failed(self, error: Exception) -> None: ...
     def state(self) -> State: ...
 
 
@@ -126,6 +126,8 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         self.position = Position()
         self.completed_early = False
         self.best_epoch = 0
+        #: Mean training losses of the epoch by component, as of when they were last looked at.
+        self.losses: dict[str, float] = {}
         self._since_step = 0
         self._seconds_before = 0.0
         self._looked = 0.0
@@ -444,6 +446,8 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         if self.tloss is not None and not all(torch.isfinite(value).all() for value in self.tloss.values()):
             shown = ", ".join(f"{name} {float(value)}" for name, value in self.tloss.items())
             raise LossNotFiniteError(f"the loss of epoch {self.position.epoch + 1} is not finite ({shown}); {_ADVICE}")
+        if self.tloss is not None:
+            self.losses = {name.removesuffix("_loss"): float(value) for name, value in self.tloss.items()}
 
     # Files
 
@@ -500,7 +504,7 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         try:
             saved = self.setup.store.save(self._state())
         except (OSError, CheckpointError) as error:
-            self.setup.listener.checkpoint_failed()
+            self.setup.listener.checkpoint_failed(error)
             log.error("the checkpoint could not be saved: %s", error)
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise

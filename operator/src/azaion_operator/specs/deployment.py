@@ -15,6 +15,8 @@ from azaion_operator.specs.identity import Child
 from azaion_operator.specs.metadata import labels, metadata
 from azaion_operator.specs.pod import (
     CONTAINER_SECURITY,
+    HTTP_ENVIRONMENT,
+    HTTP_PORT,
     POD_SECURITY,
     TOLERATE_ABSENT_NODE,
     environment,
@@ -24,7 +26,6 @@ from azaion_operator.specs.pod import (
 )
 
 CONTAINER = "consumer"
-PORT = 8080
 #: Digest of what was applied last: another one is applied, the same is left alone.
 ANNOTATION_DIGEST = f"{GROUP}/applied"
 
@@ -77,8 +78,8 @@ def _pod(ingest: AnnotationIngest, settings: PodSettings) -> RawObject:
                 "image": settings.consumer_image,
                 "imagePullPolicy": settings.image_pull_policy,
                 "args": ["run"],
-                "env": [*environment(encode_task(task), settings), {"name": "AZAION_HTTP_PORT", "value": str(PORT)}],
-                "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+                "env": [*environment(encode_task(task), settings), HTTP_ENVIRONMENT],
+                "ports": [HTTP_PORT],
                 "livenessProbe": {
                     "httpGet": {"path": "/livez", "port": "http"},
                     "initialDelaySeconds": 10,

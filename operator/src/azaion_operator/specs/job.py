@@ -23,6 +23,8 @@ from azaion_operator.specs.identity import Child
 from azaion_operator.specs.metadata import LABEL_RUN_UID, metadata
 from azaion_operator.specs.pod import (
     CONTAINER_SECURITY,
+    HTTP_ENVIRONMENT,
+    HTTP_PORT,
     POD_SECURITY,
     TOLERATE_ABSENT_NODE,
     environment,
@@ -115,6 +117,10 @@ def _pod(run: TrainingRun, task: RunTask, image: str, settings: PodSettings) -> 
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
         ],
     } | pull_secrets(settings)
+    if task.stage is JobStage.TRAIN:
+        (container,) = pod["containers"]
+        container["env"].append(HTTP_ENVIRONMENT)
+        container["ports"] = [HTTP_PORT]
     if spec.node_selector:
         pod["nodeSelector"] = dict(spec.node_selector)
     if settings.trainer_priority_class:

@@ -31,6 +31,10 @@ CONTAINER_SECURITY: RawObject = {
     "capabilities": {"drop": ["ALL"]},
 }
 
+#: Where a pod serves its metrics and probes; Prometheus finds it by the port's name.
+HTTP_PORT: RawObject = {"name": "http", "containerPort": 8080, "protocol": "TCP"}
+HTTP_ENVIRONMENT: RawObject = {"name": "AZAION_HTTP_PORT", "value": "8080"}
+
 
 def storage(claim: StorageClaim, settings: PodSettings) -> tuple[RawObject, RawObject]:
     """The volume of the directory tree and its mount."""
