@@ -13,11 +13,13 @@ from typing import Final
 import yaml
 from tests.demo.access import ROOT, Access, DemoError, Object, output_of, wait_for
 from tests.demo.annotations import Broker, publish
-from tests.demo.clusters import NAMESPACE, RELEASE, TestCluster
+from tests.demo.clusters import NAMESPACE, RELEASE, TestCluster, chart_version
 from tests.demo.story import BROKER_SECRET, COLOURS, STREAM_PORT, diagnosis, document
 
 STREAM: Final = "azaion-annotations"
 BROKER_USER: Final = "azaion_receiver"
+#: Nobody is there: that alerts are posted is tested with an Alertmanager of its own.
+WEBHOOK: Final = "http://webhook.invalid/alerts"
 
 
 class NotYetError(DemoError):
@@ -37,9 +39,12 @@ class Platform:
         """`helm upgrade --install --wait` with the values of the tests and `--set` settings."""
         values = ROOT / "build" / f"e2e-{self.place.name}.yaml"
         values.parent.mkdir(exist_ok=True)
+        monitoring = {"monitoring": bundled_monitoring()}
         classes = [{"Id": n, "Name": f"Digit{n}", "ShortName": str(n), "Color": c} for n, c in enumerate(COLOURS)]
         values.write_text(
-            yaml.safe_dump({"storage": {"size": "5Gi"}, "classes": classes, **self.place.values()}, sort_keys=False)
+            yaml.safe_dump(
+                {"storage": {"size": "5Gi"}, "classes": classes, **monitoring, **self.place.values()}, sort_keys=False
+            )
         )
         flags = [flag for setting in settings for flag in ("--set", setting)]
         chart = str(ROOT / "charts" / "azaion")
@@ -147,6 +152,22 @@ class Platform:
         return output_of(
             ["python3", "tests/cluster/cluster.py", "logs", "device-plugin", "--name", self.place.name], {}
         ).decode()
+
+
+def bundled_monitoring() -> Object:
+    """The chart's monitoring with the programs Debian ships; Grafana, Loki and Alloy are in no such package."""
+
+    def image(name: str) -> Object:
+        return {"image": {"registry": "docker.io", "repository": f"azaion/{name}", "tag": chart_version()}}
+
+    return {
+        "enabled": True,
+        "prometheus": {**image("prometheus"), "storage": {"size": "1Gi"}},
+        "alertmanager": {**image("alertmanager"), "webhook": {"url": WEBHOOK}},
+        "nodeExporter": image("node-exporter"),
+        "grafana": {"enabled": False},
+        "dashboards": {"enabled": True},
+    }
 
 
 def processes_of(pod_uid: str) -> list[int]:

@@ -43,6 +43,24 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- include "azaion.image" (dict "image" (index $images .name) "registry" $images.registry "tag" ($images.tag | default .root.Chart.AppVersion)) -}}
 {{- end }}
 
+{{/* An image that is not ours, with its own registry. */}}
+{{- define "azaion.otherImage" -}}
+{{- include "azaion.image" (dict "image" . "registry" .registry "tag" "") -}}
+{{- end }}
+
+{{/* Recording rules and alerts, with their pages' address. They hold Prometheus' own braces, so they are no template. */}}
+{{- define "azaion.rules" -}}
+{{- .Files.Get "files/rules.yaml" | replace "RUNBOOKS/" (printf "%s/" (trimSuffix "/" .Values.monitoring.runbookUrl)) -}}
+{{- end }}
+
+{{/* The dashboards as data of a ConfigMap. */}}
+{{- define "azaion.dashboards" -}}
+{{- range $path, $_ := .Files.Glob "files/dashboards/*.json" }}
+{{ base $path }}: |
+  {{- $.Files.Get $path | nindent 2 }}
+{{- end }}
+{{- end }}
+
 {{/* The claim every pod of ours mounts. */}}
 {{- define "azaion.claim" -}}
 {{- .Values.storage.existingClaim | default "azaion" -}}

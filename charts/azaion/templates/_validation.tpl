@@ -98,7 +98,7 @@ to look like is said here, every mistake in a sentence with its place, and all o
 {{- end -}}
 {{- end -}}
 
-{{- range $name := list "operator" "storage" "kubeStateMetrics" -}}
+{{- range $name := list "operator" "storage" -}}
 {{- include "azaion.expectResources" (dict "found" $found "path" (printf "%s.resources" $name) "resources" (index $v $name).resources) -}}
 {{- end -}}
 {{- range $name := list "runtimeClassName" "priorityClassName" -}}
@@ -108,6 +108,31 @@ to look like is said here, every mistake in a sentence with its place, and all o
 {{- end -}}
 {{- with $v.consumer.priorityClassName -}}
 {{- include "azaion.expectName" (dict "found" $found "path" "consumer.priorityClassName" "value" . "kind" "a PriorityClass (kubectl get priorityclasses)") -}}
+{{- end -}}
+
+{{- $m := $v.monitoring -}}
+{{- range $path, $program := dict "kubeStateMetrics" $v.kubeStateMetrics "monitoring.prometheus" $m.prometheus "monitoring.alertmanager" $m.alertmanager "monitoring.nodeExporter" $m.nodeExporter "monitoring.grafana" $m.grafana "monitoring.logs.loki" $m.logs.loki "monitoring.logs.alloy" $m.logs.alloy "gpuExporter" $v.gpuExporter -}}
+{{- if hasKey $program "image" -}}
+{{- include "azaion.expectRegistry" (dict "found" $found "path" (printf "%s.image.registry" $path) "value" $program.image.registry) -}}
+{{- include "azaion.expectImage" (dict "found" $found "path" (printf "%s.image" $path) "image" $program.image) -}}
+{{- end -}}
+{{- include "azaion.expectResources" (dict "found" $found "path" (printf "%s.resources" $path) "resources" $program.resources) -}}
+{{- if hasKey $program "storage" -}}
+{{- include "azaion.expect" (dict "found" $found "path" (printf "%s.storage.size" $path) "value" $program.storage.size "pattern" "^[1-9][0-9]*(Mi|Gi|Ti|M|G|T)$" "advice" "give a whole number with a unit, such as 20Gi") -}}
+{{- end -}}
+{{- end -}}
+{{- include "azaion.expect" (dict "found" $found "path" "monitoring.prometheus.retention" "value" $m.prometheus.retention "pattern" "^[1-9][0-9]*(d|h)$" "advice" "give days or hours, such as 30d") -}}
+{{- include "azaion.expect" (dict "found" $found "path" "monitoring.logs.retention" "value" $m.logs.retention "pattern" "^[1-9][0-9]*h$" "advice" "give hours, a multiple of 24, such as 720h") -}}
+{{- if and (regexMatch "^[1-9][0-9]*h$" $m.logs.retention) (mod (trimSuffix "h" $m.logs.retention | int) 24) -}}
+{{- include "azaion.mistake" (dict "found" $found "text" (printf "monitoring.logs.retention is %q: whole days only, such as 720h, because logs are deleted by the day" $m.logs.retention)) -}}
+{{- end -}}
+{{- include "azaion.expect" (dict "found" $found "path" "monitoring.monitors.interval" "value" $m.monitors.interval "pattern" "^[1-9][0-9]*(s|m)$" "advice" "give seconds or minutes, such as 15s") -}}
+{{- include "azaion.expect" (dict "found" $found "path" "monitoring.runbookUrl" "value" $m.runbookUrl "pattern" "^[^[:space:]\"'{}]+$" "advice" "give the address in front of NAME.md, for example https://wiki.example.com/azaion") -}}
+{{- with $m.alertmanager.webhook.url -}}
+{{- include "azaion.expect" (dict "found" $found "path" "monitoring.alertmanager.webhook.url" "value" . "pattern" "^https?://[^[:space:]\"']+$" "advice" "give an http or https URL; one that holds a token belongs into a Secret named in webhook.secret.name") -}}
+{{- end -}}
+{{- if and $m.alertmanager.webhook.url $m.alertmanager.webhook.secret.name -}}
+{{- include "azaion.mistake" (dict "found" $found "text" "monitoring.alertmanager.webhook: url and secret.name exclude each other; leave one of them empty") -}}
 {{- end -}}
 
 {{- range $list, $kind := dict "secrets" "a Secret" "hosts" "a host without scheme and port" "claims" "a claim" -}}

@@ -57,8 +57,9 @@ def build(engine: Engine, request: Request) -> list[str]:
     with locked():
         wanted = request.images()
         if not request.names and binaries.built() is None:
-            wanted = [image for image in wanted if image.name != "kube-state-metrics"]
-            say("kube-state-metrics is left out: only the test cluster needs it (tests/cluster/cluster.py build)")
+            left_out = [image.name for image in wanted if image.stand_in]
+            wanted = [image for image in wanted if not image.stand_in]
+            say(f"{', '.join(left_out)}: only the test cluster needs them (tests/cluster/cluster.py build)")
         files = {image.name: sources(image) for image in wanted}
         base = base_image(engine, request.base_image) if any(image.python for image in wanted) else ""
         plans = []

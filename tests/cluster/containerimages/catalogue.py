@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from testcluster import binaries
+from testcluster import binaries, monitoring
 from testcluster.layout import cache_directory
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,6 +41,13 @@ class Image:
     build_bytes: int
     #: Starts from Debian with Python 3.11.
     python: bool = True
+    #: One of Debian's monitoring programs that the build finds in its context.
+    program: str | None = None
+
+    @property
+    def stand_in(self) -> bool:
+        """Of a published image that the test cluster cannot pull; nobody else needs it."""
+        return self.containerfile.startswith("tests/images/")
 
 
 IMAGES = (
@@ -49,6 +56,9 @@ IMAGES = (
     Image("trainer", "trainer-image/Containerfile", ("crds", "trainer-image"), 16 * GIB),
     Image("broker", "tests/broker/Containerfile", ("tests/broker",), 2 * GIB),
     Image("kube-state-metrics", "tests/images/kube-state-metrics/Containerfile", (), 1 * GIB, python=False),
+    Image("prometheus", "tests/images/prometheus/Containerfile", (), 1 * GIB, program="prometheus"),
+    Image("alertmanager", "tests/images/alertmanager/Containerfile", (), 1 * GIB, program="alertmanager"),
+    Image("node-exporter", "tests/images/node-exporter/Containerfile", (), 1 * GIB, program="node_exporter"),
 )
 
 
@@ -116,6 +126,11 @@ def sources(image: Image) -> list[ContextFile]:
         if built is None:
             raise ImageError("kube-state-metrics is built with the test cluster: run `tests/cluster/cluster.py build`")
         found["kube-state-metrics"] = built.bin / "kube-state-metrics"
+    if image.program is not None:
+        try:
+            found[image.program] = monitoring.program(image.program)
+        except monitoring.ProgramError as error:
+            raise ImageError(f"{image.name}: {error}") from error
     return [ContextFile(source, target) for target, source in sorted(found.items())]
 
 

@@ -145,7 +145,7 @@ def load(engine: Engine, node: Node, request: Request) -> list[str]:
     for image in request.images():
         ref = request.reference(image)
         if engine.identity(ref) is None:
-            if not request.names and image.name == "kube-state-metrics":
+            if not request.names and image.stand_in:
                 continue
             raise ImageError(f"{ref} is not built: run `tests/cluster/images.py build {image.name}`")
         started_s = time.monotonic()

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.monitoring.programs import ROOT, program
+from testcluster.monitoring import program
 
+ROOT = Path(__file__).resolve().parents[3]
 RULES = ROOT / "charts" / "azaion" / "files" / "rules.yaml"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 RESPONSES = {

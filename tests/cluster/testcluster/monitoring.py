@@ -8,10 +8,10 @@ from __future__ import annotations
 import fcntl
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from testcluster.layout import cache_directory
+
 PACKAGES = ("prometheus", "prometheus-alertmanager", "prometheus-node-exporter")
 #: Name here, name of Debian's program.
 PROGRAMS = {
@@ -69,12 +69,4 @@ def unpack() -> None:
 
 
 def _directory() -> Path:
-    sys.path.insert(0, str(ROOT / "tests" / "cluster"))
-    from testcluster.layout import cache_directory
-
     return cache_directory() / "monitoring"
-
-
-if __name__ == "__main__":
-    for wanted in PROGRAMS:
-        print(program(wanted))
