@@ -340,7 +340,7 @@ INGEST = Board(
                     empty="no consumer",
                 ),
                 number(
-                    "Lag",
+                    "Messages waiting",
                     "Messages in the stream behind the committed offset.",
                     f"max(azaion_ingest_lag_messages{OF_CONSUMER})",
                     thresholds=[(1000, "orange"), (100000, "red")],

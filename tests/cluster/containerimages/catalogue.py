@@ -56,7 +56,9 @@ IMAGES = (
     Image("trainer", "trainer-image/Containerfile", ("crds", "trainer-image"), 16 * GIB),
     Image("broker", "tests/broker/Containerfile", ("tests/broker",), 2 * GIB),
     Image("kube-state-metrics", "tests/images/kube-state-metrics/Containerfile", (), 1 * GIB, python=False),
-    Image("prometheus", "tests/images/prometheus/Containerfile", (), 1 * GIB, program="prometheus"),
+    Image(
+        "prometheus", "tests/images/prometheus/Containerfile", ("tests/images/prometheus",), GIB, program="prometheus"
+    ),
     Image("alertmanager", "tests/images/alertmanager/Containerfile", (), 1 * GIB, program="alertmanager"),
     Image("node-exporter", "tests/images/node-exporter/Containerfile", (), 1 * GIB, program="node_exporter"),
 )
@@ -129,6 +131,7 @@ def sources(image: Image) -> list[ContextFile]:
     if image.program is not None:
         try:
             found[image.program] = monitoring.program(image.program)
+            found.update({path.name: path for path in monitoring.data(image.program)})
         except monitoring.ProgramError as error:
             raise ImageError(f"{image.name}: {error}") from error
     return [ContextFile(source, target) for target, source in sorted(found.items())]

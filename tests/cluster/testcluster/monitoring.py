@@ -6,6 +6,7 @@ Debian's packages are downloaded with apt and unpacked below the cache; nothing 
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -23,6 +24,10 @@ PROGRAMS = {
 }
 
 
+#: What a program looks for at a fixed place, relative to the root.
+DATA = {"alertmanager": ("usr/share/prometheus/alertmanager/default.tmpl",)}
+
+
 class ProgramError(Exception):
     """A program is not there and cannot be had; the text says what to do."""
 
@@ -38,6 +43,24 @@ def program(name: str) -> Path:
     if not path.exists():
         raise ProgramError(f"{name} is not in Debian's packages {', '.join(PACKAGES)}; install it and put it on PATH")
     return path
+
+
+def data(name: str) -> tuple[Path, ...]:
+    """Files of a program of ours that have to lie at the same place below the root. Raises ProgramError."""
+    if not program(name).is_relative_to(_directory()):
+        return ()
+    return tuple(_directory() / path for path in DATA.get(name, ()))
+
+
+def command(name: str) -> list[str]:
+    """What starts a program; its arguments follow. Raises ProgramError."""
+    found = [str(program(name))]
+    if not data(name):
+        return found
+    # Its own view of /usr/share, in which its data is where Debian's package puts it.
+    merged = f"lowerdir={_directory() / 'usr/share'}:/usr/share"
+    script = f'mount -t overlay overlay -o "{merged}" /usr/share && exec "$@"'
+    return ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--map-root-user"]), "sh", "-c", script, name, *found]
 
 
 def unpack() -> None:

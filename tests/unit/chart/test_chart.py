@@ -140,6 +140,7 @@ def test_nothing_runs_once_and_no_resource_of_ours_is_made(chart: Chart) -> None
         "ClusterRoleBinding",
         "ConfigMap",
         "CustomResourceDefinition",
+        "DaemonSet",
         "Deployment",
         "NetworkPolicy",
         "PersistentVolume",
@@ -349,9 +350,11 @@ def test_nobody_may_read_secrets_or_use_wildcards(chart: Chart) -> None:
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
 
 
-def test_only_kube_state_metrics_sees_beyond_the_namespace_and_only_definitions(chart: Chart) -> None:
+def test_only_kube_state_metrics_sees_beyond_the_namespace_and_only_definitions_and_nodes(chart: Chart) -> None:
     found = [m for m in chart.render() if m["kind"] == "ClusterRole"]
-    assert [rights(m) for m in found] == [{"apiextensions.k8s.io/customresourcedefinitions": ["list", "watch"]}]
+    assert [rights(m) for m in found] == [
+        {"apiextensions.k8s.io/customresourcedefinitions": ["list", "watch"], "nodes": ["list", "watch"]}
+    ]
     (bound,) = [m for m in chart.render() if m["kind"] == "ClusterRoleBinding"]
     assert [subject["name"] for subject in bound["subjects"]] == ["azaion-kube-state-metrics"]
 
@@ -489,7 +492,8 @@ def test_kube_state_metrics_reads_exactly_what_it_may_read(chart: Chart) -> None
     assert "--namespaces=azaion" in arguments
     (resources,) = [a.removeprefix("--resources=") for a in arguments if a.startswith("--resources=")]
     ours = {f"azaion.com/{plural}" for plural in PLURALS.values()}
-    assert {name.rpartition("/")[2] for name in set(allowed) - ours} == set(resources.split(","))
+    # Nodes belong to no namespace: that right is in the ClusterRole.
+    assert {name.rpartition("/")[2] for name in set(allowed) - ours} | {"nodes"} == set(resources.split(","))
     assert ours <= set(allowed)
     assert {tuple(verbs) for verbs in allowed.values()} == {("list", "watch")}
 
