@@ -82,10 +82,11 @@ cluster-check: .venv/.ready ## check that a cluster can run the platform (CLUSTE
 images: images-build ## build the operator, consumer, trainer and test images (ENGINE=buildah, docker, podman or nerdctl)
 images-build:
 	$(IMAGES) build $(if $(ENGINE),--engine $(ENGINE))
-generate: .venv/.ready ## write the CRDs, the list of ultralytics arguments and the table of the chart's values anew
+generate: .venv/.ready ## write the CRDs, the list of ultralytics arguments, the dashboards and the table of the chart's values anew
 	$(PY) -m azaion_trainer.arguments --write
 	$(PY) -m azaion_api.crd crds
 	$(PY) -m azaion_api.crd charts/azaion/files/crds
+	$(PY) charts/dashboards.py --write
 	$(PY) tests/charttools/values_table.py --write
 golden: .venv/.ready cluster-build ## write what the chart renders anew into tests/unit/chart/golden; look at the difference
 	$(PY) tests/unit/chart/golden.py

@@ -154,11 +154,6 @@ to look like is said here, every mistake in a sentence with its place, and all o
 {{- include "azaion.expectName" (dict "found" $found "path" (printf "networkPolicies.scrapeFrom[%d]" $i) "value" $namespace "kind" "a namespace (kubectl get namespaces)") -}}
 {{- end -}}
 
-{{- if $v.kubeStateMetrics.enabled -}}
-{{- include "azaion.expectRegistry" (dict "found" $found "path" "kubeStateMetrics.image.registry" "value" $v.kubeStateMetrics.image.registry) -}}
-{{- include "azaion.expectImage" (dict "found" $found "path" "kubeStateMetrics.image" "image" $v.kubeStateMetrics.image) -}}
-{{- end -}}
-
 {{- range $key, $value := $v.commonLabels -}}
 {{- if regexMatch "^(app\\.kubernetes\\.io|helm\\.sh)/" $key -}}
 {{- include "azaion.mistake" (dict "found" $found "text" (printf "commonLabels: %s is set by the chart itself; choose another key" $key)) -}}

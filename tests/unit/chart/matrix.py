@@ -23,6 +23,7 @@ MATRIX: dict[str, dict[str, Any]] = {
     "production": _sample("values.production.yaml"),
     "everything-off": {
         "crds": {"enabled": False},
+        "gpuExporter": {"enabled": False},
         "kubeStateMetrics": {"enabled": False},
         "networkPolicies": {"enabled": False},
         "priorityClasses": {"create": False},
@@ -55,6 +56,25 @@ MATRIX: dict[str, dict[str, Any]] = {
             "publish": {"to": [{"ipBlock": {"cidr": "198.51.100.0/24"}}]},
             "scrapeFrom": ["monitoring"],
         },
+    },
+    "monitored": {
+        "monitoring": {
+            "enabled": True,
+            "logs": {"enabled": True},
+            "alertmanager": {"webhook": {"url": "https://hooks.example.com/azaion"}},
+            # A password that is made anew would differ each time.
+            "grafana": {"adminSecret": "grafana-login"},
+        }
+    },
+    "monitored-in-part": {
+        "monitoring": {"enabled": True, "nodeExporter": {"enabled": False}, "grafana": {"enabled": False}}
+    },
+    "prometheus-operator": {
+        "monitoring": {
+            "monitors": {"enabled": True, "labels": {"release": "stack"}},
+            "prometheusRule": {"enabled": True, "labels": {"release": "stack"}},
+            "dashboards": {"enabled": True},
+        }
     },
     "placed": {
         "operator": {

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from rendered_chart import Chart, Manifest
 
-from azaion_api.names import LABEL_INGEST, LABEL_PART_OF, LABEL_STAGE, PART_OF
+from azaion_api.names import LABEL_COMPONENT, LABEL_INGEST, LABEL_PART_OF, LABEL_STAGE, PART_OF
 
 PUBLISHING = {"networkPolicies": {"publish": {"to": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}}}
 ONE_BROKER = {"networkPolicies": {"broker": {"to": [{"ipBlock": {"cidr": "198.51.100.7/32"}}]}}}
+MONITORED = {"monitoring": {"enabled": True}}
+WEBHOOK = {"monitoring": {"enabled": True, "alertmanager": {"webhook": {"url": "https://hooks.example.com"}}}}
 SCRAPED = {"networkPolicies": {"scrapeFrom": ["monitoring"]}}
 
 
@@ -31,6 +33,10 @@ CONSUMER = End({LABEL_PART_OF: PART_OF, LABEL_INGEST: "annotations"})
 TRAIN = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "train"})
 PUBLISH = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "publish"})
 BROKER = End({"app": "rabbitmq"})
+EXPORTER, OUR_PROMETHEUS, GRAFANA, ALERTMANAGER = (
+    End({LABEL_PART_OF: PART_OF, LABEL_COMPONENT: name})
+    for name in ("gpu-exporter", "prometheus", "grafana", "alertmanager")
+)
 STRANGER = End({"app": "web"})
 PROMETHEUS = End({"app": "prometheus"}, namespace="monitoring")
 DNS = End({"k8s-app": "kube-dns"}, namespace="kube-system")
@@ -44,8 +50,10 @@ def selects(selector: Manifest | None, labels: dict[str, str]) -> bool:
     if selector is None:
         return False
     for expression in selector.get("matchExpressions", []):
-        assert expression["operator"] == "Exists"
+        assert expression["operator"] in ("Exists", "In")
         if expression["key"] not in labels:
+            return False
+        if expression["operator"] == "In" and labels[expression["key"]] not in expression["values"]:
             return False
     return selector.get("matchLabels", {}).items() <= labels.items()
 
@@ -104,6 +112,15 @@ FLOWS: list[tuple[str, dict[str, Any], End, End, int, str, bool]] = [
     ("a training does not reach the API server's port outside", {}, TRAIN, OUTSIDE, 6443, "TCP", False),
     ("a training does not reach the broker", {}, TRAIN, BROKER, 5552, "TCP", False),
     ("a training does not reach a neighbour", {}, TRAIN, STRANGER, 80, "TCP", False),
+    ("the operator reads the GPU exporter", {}, OPERATOR, EXPORTER, 8080, "TCP", True),
+    ("the bundled Prometheus reads a training", MONITORED, OUR_PROMETHEUS, TRAIN, 8080, "TCP", True),
+    ("the bundled Prometheus reads the kubelet", MONITORED, OUR_PROMETHEUS, NODE, 10250, "TCP", True),
+    ("the bundled Prometheus sends nothing out", MONITORED, OUR_PROMETHEUS, OUTSIDE, 443, "TCP", False),
+    ("Grafana reads Prometheus", MONITORED, GRAFANA, OUR_PROMETHEUS, 9090, "TCP", True),
+    ("Grafana sends nothing out", MONITORED, GRAFANA, OUTSIDE, 443, "TCP", False),
+    ("Alertmanager posts nothing without a webhook", MONITORED, ALERTMANAGER, OUTSIDE, 443, "TCP", False),
+    ("Alertmanager posts to its webhook", WEBHOOK, ALERTMANAGER, OUTSIDE, 443, "TCP", True),
+    ("a training does not read the GPU exporter", {}, TRAIN, EXPORTER, 8080, "TCP", False),
     ("the operator sends nothing out", {}, OPERATOR, OUTSIDE, 443, "TCP", False),
     ("storage sends nothing out", {}, STORAGE, OUTSIDE, 443, "TCP", False),
     ("nothing is published anywhere unless listed", {}, PUBLISH, BUCKET, 443, "TCP", False),

@@ -85,8 +85,11 @@ def test_the_other_helm_refuses_mistakes_with_the_same_words(
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
 @EVERY_CASE
 def test_every_object_is_one_that_kubernetes_knows(chart: Chart, programs: Path, version: str, case: str) -> None:
-    text = yaml.safe_dump_all(chart.render(MATRIX[case], crds=True))
-    code, said = check(programs / f"manifestcheck-{version}", text)
+    # The Prometheus Operator's kinds come with it.
+    ours = [
+        m for m in chart.render(MATRIX[case], crds=True) if not m["apiVersion"].startswith("monitoring.coreos.com/")
+    ]
+    code, said = check(programs / f"manifestcheck-{version}", yaml.safe_dump_all(ours))
     assert code == 0, said
     assert f"k8s.io/api v0.{version.partition('.')[2]}." in said
 
