@@ -16,7 +16,7 @@ KEEP = "AZAION_E2E_KEEP"
 
 
 @pytest.fixture(scope="session")
-def platform() -> Iterator[Platform]:
+def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
     """The platform, installed; never a cluster that somebody else made."""
     keep = bool(os.environ.get(KEEP))
     terminal = Terminal(3)
@@ -29,7 +29,8 @@ def platform() -> Iterator[Platform]:
         with terminal.step("install", "broker and chart"):
             found = Platform(place, access)
             found.start_broker()
-            found.install()
+            # Everybody waits for what only one module looks at, so it is there when that module is among the tests.
+            found.install(monitored=any(item.path.name == "test_monitoring.py" for item in request.session.items))
         yield found
     finally:
         if not keep:

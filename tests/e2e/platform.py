@@ -35,11 +35,11 @@ class Platform:
 
     # ---- installing ----
 
-    def install(self, *settings: str) -> None:
+    def install(self, *settings: str, monitored: bool = False) -> None:
         """`helm upgrade --install --wait` with the values of the tests and `--set` settings."""
         values = ROOT / "build" / f"e2e-{self.place.name}.yaml"
         values.parent.mkdir(exist_ok=True)
-        monitoring = {"monitoring": bundled_monitoring()}
+        monitoring = {"monitoring": bundled_monitoring()} if monitored else {}
         classes = [{"Id": n, "Name": f"Digit{n}", "ShortName": str(n), "Color": c} for n, c in enumerate(COLOURS)]
         values.write_text(
             yaml.safe_dump(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
-import sys
 
 from azaion_api.logs import configure
 from azaion_operator.errors import ClusterError, SettingsError
@@ -48,12 +47,13 @@ def _run() -> int:
     from azaion_operator import service
     from azaion_operator.settings import read_settings
 
+    configure("azaion-operator")
     try:
         settings = read_settings()
         configure("azaion-operator", settings.log_level)
         asyncio.run(service.run(settings))
     except (SettingsError, ValueError) as error:
-        print(error, file=sys.stderr)
+        log.error("the operator cannot start: %s", error)
         return 2
     except ClusterError as error:
         log.error("%s", error)
