@@ -27,10 +27,11 @@ def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
         with terminal.step("images", "its images"):
             place.bring_images(access, terminal)
         with terminal.step("install", "broker and chart"):
-            found = Platform(place, access)
+            # Only one module looks at the bundled monitoring, so it is there when that module is among the tests.
+            monitored = any(item.path.name == "test_monitoring.py" for item in request.session.items)
+            found = Platform(place, access, monitored=monitored)
             found.start_broker()
-            # Everybody waits for what only one module looks at, so it is there when that module is among the tests.
-            found.install(monitored=any(item.path.name == "test_monitoring.py" for item in request.session.items))
+            found.install()
         yield found
     finally:
         if not keep:

@@ -29,17 +29,18 @@ class NotYetError(DemoError):
 class Platform:
     """A release of the chart with a broker beside it, in one namespace of a test cluster."""
 
-    def __init__(self, place: TestCluster, access: Access) -> None:
+    def __init__(self, place: TestCluster, access: Access, *, monitored: bool = False) -> None:
         self.place = place
         self.access = access
+        self._monitored = monitored
 
     # ---- installing ----
 
-    def install(self, *settings: str, monitored: bool = False) -> None:
+    def install(self, *settings: str) -> None:
         """`helm upgrade --install --wait` with the values of the tests and `--set` settings."""
         values = ROOT / "build" / f"e2e-{self.place.name}.yaml"
         values.parent.mkdir(exist_ok=True)
-        monitoring = {"monitoring": bundled_monitoring()} if monitored else {}
+        monitoring = {"monitoring": bundled_monitoring()} if self._monitored else {}
         classes = [{"Id": n, "Name": f"Digit{n}", "ShortName": str(n), "Color": c} for n, c in enumerate(COLOURS)]
         values.write_text(
             yaml.safe_dump(
