@@ -115,6 +115,8 @@ def test_killed_again_and_again_under_load_it_ends_with_the_tree_of_an_undisturb
     assert kills >= 5, "the messages were filed too fast to be interrupted"
     assert bench.tree() == expected
     assert len(bench.rejected()) == entries.count(b"poison")
+    # The last one may have found everything filed before it was up.
+    last.wait_for_report("connected", lambda report: report.connected.status)
     assert last.terminate() == 0
 
 
