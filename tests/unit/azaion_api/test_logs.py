@@ -75,7 +75,7 @@ def test_line_ends_in_a_message_stay_in_the_line() -> None:
         ({1: "a"}, {"1": "a"}),
         (ZeroDivisionError("x"), "x"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_any_value_can_be_context(value: object, written: object) -> None:
     assert line("x", context={"value": value})["context"]["value"] == written
