@@ -213,7 +213,7 @@ def test_a_namesake_of_a_deleted_run_starts_clean(
     )
     status = runs.until("again", phase="Running")
     assert (status["directory"], status["iteration"]) == (f"runs/again-{second[:8]}", 2)
-    assert [attempt for attempt in status["attempts"] if "reason" in attempt] == [], "the first run's end is not its own"
+    assert [attempt for attempt in status["attempts"] if "reason" in attempt] == [], "it has the first run's end"
 
 
 def first_job(uid: str) -> Document:

@@ -73,7 +73,7 @@ def rival(ingest: AnnotationIngest, others: tuple[AnnotationIngest, ...], claim:
 
 
 def _age(ingest: AnnotationIngest) -> tuple[float, str]:
-    """Creation in whole seconds, as the API server keeps it; by name within one, as `kubectl apply` of a file may be."""
+    """Creation in whole seconds, as the API server keeps it; by name within one: `kubectl apply` is quick."""
     created = ingest.metadata.creation_timestamp
     return (created.timestamp() if created else 0.0, ingest.metadata.name)
 
