@@ -5,11 +5,46 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
-from azaion_api.conditions import Conditions, Resource
+from azaion_api.conditions import Conditions, Resource, StorageClaim
+from azaion_api.names import LineAction
+from azaion_api.outcome import AttemptReason
 from azaion_api.schema import sentence
 from azaion_api.training_run import FILE_NAME, Decimal
+
+
+class Keep(Resource, frozen=True, kw_only=True):
+    """How much of one kind is kept: the newest `count`, and of the others what is younger than `maxAgeDays`."""
+
+    count: (
+        Annotated[int, Meta(ge=1, le=10000, description="The newest so many are always kept; all for ever when empty.")]
+        | None
+    ) = None
+    max_age_days: Annotated[
+        int, Meta(ge=0, le=36500, description="Of the others, those older than this many days are removed.")
+    ] = 0
+
+
+class Retention(Resource, frozen=True, kw_only=True):
+    """What is removed from the volume in time; nothing by default."""
+
+    models: Annotated[Keep, Meta(description="Directories of models/ of this line.")] = msgspec.field(
+        default_factory=Keep
+    )
+    runs: Annotated[Keep, Meta(description="Directories of runs/ whose model was judged for this line.")] = (
+        msgspec.field(default_factory=Keep)
+    )
+    datasets: Annotated[Keep, Meta(description="Data sets that runs of this line have formed.")] = msgspec.field(
+        default_factory=Keep
+    )
+    dry_run: Annotated[bool, Meta(description="Removes nothing; status.retention shows what would go.")] = False
+
+    @property
+    def removes(self) -> bool:
+        """Whether there is anything to do."""
+        return any(keep.count is not None for keep in (self.models, self.runs, self.datasets))
 
 
 class ModelLineSpec(Resource, frozen=True, kw_only=True):
@@ -29,6 +64,44 @@ class ModelLineSpec(Resource, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    retention: Annotated[Retention, Meta(description="What is removed from the volume in time.")] = msgspec.field(
+        default_factory=Retention
+    )
+    storage: Annotated[StorageClaim, Meta(description="Where the line's models lie.")] = msgspec.field(
+        default_factory=StorageClaim
+    )
+
+
+class RetentionStatus(Resource, frozen=True, kw_only=True):
+    """What the newest pass over the volume removed, or would remove."""
+
+    time: Annotated[datetime, Meta(description="When it looked.")]
+    dry_run: Annotated[bool, Meta(description="Nothing was removed.")] = False
+    removed: Annotated[
+        tuple[Annotated[str, Meta(max_length=256)], ...],
+        Meta(
+            max_length=50,
+            description="Directories that went, or with dryRun would go; the first 50.",
+            extra_json_schema={"x-kubernetes-list-type": "atomic"},
+        ),
+    ] = ()
+    count: Annotated[int, Meta(description="How many directories went, or would go.")] = 0
+    freed_bytes: Annotated[int, Meta(description="Space their files had to themselves, in bytes.")] = 0
+    kept: Annotated[int, Meta(description="Directories looked at and kept.")] = 0
+
+
+class LineWork(Resource, frozen=True, kw_only=True):
+    """The newest Job of the line."""
+
+    action: Annotated[LineAction, Meta(description="switch makes another model current, retain removes what is old.")]
+    number: Annotated[int, Meta(description="Number of the Job, from 1.")]
+    generation: Annotated[int, Meta(description="The metadata.generation it was made for.")] = 0
+    model: Annotated[str, Meta(max_length=128, description="Model to make current.")] | None = None
+    started: Annotated[datetime, Meta(description="When it was made.")] | None = None
+    ended: Annotated[datetime, Meta(description="When it ended; empty while it runs.")] | None = None
+    reason: Annotated[AttemptReason, Meta(description="Why it ended.")] | None = None
+    message: Annotated[str, Meta(max_length=1024, description="Its last word.")] = ""
+    failures: Annotated[int, Meta(description="How many Jobs for the same have failed in a row.")] = 0
 
 
 class ModelRecord(Resource, frozen=True, kw_only=True):
@@ -60,6 +133,8 @@ class ModelLineStatus(Resource, frozen=True, kw_only=True):
         ),
     ] = ()
     iteration: Annotated[int, Meta(description="Trainings of this line that were released so far.")] = 0
+    work: Annotated[LineWork, Meta(description="The newest Job of the line: a switch or a retention.")] | None = None
+    retention: Annotated[RetentionStatus, Meta(description="What retention removed, or would.")] | None = None
     message: Annotated[str, Meta(max_length=1024, description="One sentence for people.")] = ""
     observed_generation: (
         Annotated[int, Meta(description="The metadata.generation this status was decided for.")] | None

@@ -15,6 +15,7 @@ MANAGED_BY = "azaion-operator"
 PART_OF = "azaion"
 LABEL_RUN = f"{GROUP}/training-run"
 LABEL_INGEST = f"{GROUP}/annotation-ingest"
+LABEL_LINE = f"{GROUP}/model-line"
 LABEL_STAGE = f"{GROUP}/stage"
 LABEL_ATTEMPT = f"{GROUP}/attempt"
 #: On every Job and Pod that occupies the one place at the device, whether it asks for nvidia.com/gpu or not.
@@ -60,6 +61,28 @@ def job_name(run: str, stage: JobStage, attempt: int) -> str:
     return f"{run}-{stage}-{attempt}"
 
 
+class LineAction(enum.StrEnum):
+    """What a Job of a ModelLine does on the volume."""
+
+    SWITCH = "switch"
+    RETAIN = "retain"
+
+
+def line_job_name(line: str, action: LineAction, number: int) -> str:
+    """`<line>-<action>-<n>`, n from 1."""
+    return f"{line}-{action}-{number}"
+
+
+def line_identity(line: str) -> str:
+    """ServiceAccount, Role and RoleBinding of a line's pods."""
+    return f"{line}-line"
+
+
+def line_report(line: str) -> str:
+    """ConfigMap in which a line's pods report."""
+    return f"{line}-line-report"
+
+
 def run_identity(run: str) -> str:
     """ServiceAccount, Role and RoleBinding of a run's pods."""
     return f"{run}-run"
@@ -91,4 +114,5 @@ def report_key(stage: JobStage) -> str:
 
 
 INGEST_REPORT_KEY = "ingest.json"
+LINE_REPORT_KEY = "line.json"
 STORAGE_REPORT_KEY = "storage.json"

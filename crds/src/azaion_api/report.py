@@ -13,6 +13,8 @@ from typing import Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from azaion_api.model_line import ModelRecord, RetentionStatus
+from azaion_api.names import LineAction
 from azaion_api.outcome import AttemptReason
 from azaion_api.training_run import Checkpoint, DatasetStatus, EvaluationStatus, PromotionStatus, PublishedModel, Stage
 
@@ -103,6 +105,20 @@ class RunReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults
     message: str = ""
 
 
+class LineReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What a pod of a ModelLine has done; key `line.json`."""
+
+    action: LineAction
+    number: int
+    #: Switch: the model that is current now.
+    model: ModelRecord | None = None
+    #: Retain: what was removed, or would be.
+    retention: RetentionStatus | None = None
+    #: Set in the last report: how the pod ends.
+    outcome: AttemptReason | None = None
+    message: str = ""
+
+
 class IngestCondition(msgspec.Struct, frozen=True, rename="camel"):
     """A condition as the consumer sees it."""
 
@@ -145,6 +161,11 @@ class StorageReport(Report, frozen=True, kw_only=True, rename="camel", omit_defa
 def parse_run_report(text: str) -> RunReport | None:
     """The report, or None when it is not one of ours (garbage, another version)."""
     return _parse(text, RunReport)
+
+
+def parse_line_report(text: str) -> LineReport | None:
+    """The report, or None when it is not one of ours."""
+    return _parse(text, LineReport)
 
 
 def parse_ingest_report(text: str) -> IngestReport | None:

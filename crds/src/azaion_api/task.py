@@ -6,7 +6,8 @@ import msgspec
 
 from azaion_api.annotation_ingest import AnnotationIngestSpec
 from azaion_api.conditions import Resource
-from azaion_api.names import JobStage
+from azaion_api.model_line import Retention
+from azaion_api.names import JobStage, LineAction
 from azaion_api.training_run import DatasetStatus, PromotionStatus, TrainingRunSpec
 
 #: Holds a RunTask (trainer) or an IngestTask (consumer) as JSON.
@@ -43,6 +44,22 @@ class RunTask(Resource, frozen=True, kw_only=True):
     promotion: PromotionStatus | None = None
 
 
+class LineTask(Resource, frozen=True, kw_only=True):
+    """One piece of work for a ModelLine on the volume."""
+
+    line: str
+    uid: str
+    action: LineAction
+    number: int
+    #: ConfigMap to report in, under `names.LINE_REPORT_KEY`.
+    report: str
+    #: Switch: the directory of models/ to make current.
+    model: str | None = None
+    #: Retain: how much is kept, and what is kept whatever the policy says, relative to the storage root.
+    retention: Retention | None = None
+    protected: tuple[str, ...] = ()
+
+
 class IngestTask(Resource, frozen=True, kw_only=True):
     """What a consumer pod reads and files."""
 
@@ -53,7 +70,7 @@ class IngestTask(Resource, frozen=True, kw_only=True):
     report: str
 
 
-def encode_task(task: RunTask | IngestTask) -> str:
+def encode_task(task: RunTask | LineTask | IngestTask) -> str:
     """The value of TASK_VARIABLE."""
     return msgspec.json.encode(task).decode()
 
@@ -61,6 +78,11 @@ def encode_task(task: RunTask | IngestTask) -> str:
 def decode_run_task(text: str) -> RunTask:
     """Raises msgspec.ValidationError (path and reason) when it is not a task of ours."""
     return msgspec.json.decode(text, type=RunTask)
+
+
+def decode_line_task(text: str) -> LineTask:
+    """Raises msgspec.ValidationError (path and reason) when it is not a task of ours."""
+    return msgspec.json.decode(text, type=LineTask)
 
 
 def decode_ingest_task(text: str) -> IngestTask:

@@ -12,7 +12,15 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from azaion_api.health import HEALTH_REPORT, HEALTH_REPORT_KEY, HealthReport, parse_health_report
-from azaion_api.names import LABEL_DEVICE, LABEL_INGEST, LABEL_RUN, STORAGE_REPORT, STORAGE_REPORT_KEY, Kind
+from azaion_api.names import (
+    LABEL_DEVICE,
+    LABEL_INGEST,
+    LABEL_LINE,
+    LABEL_RUN,
+    STORAGE_REPORT,
+    STORAGE_REPORT_KEY,
+    Kind,
+)
 from azaion_api.report import StorageReport, parse_storage_report
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
 from azaion_api.training_run import FINISHED_PHASES, Phase
@@ -121,6 +129,8 @@ def owner_of(item: Named) -> Key | None:
         return Key(Kind.TRAINING_RUN, name)
     if name := labels.get(LABEL_INGEST):
         return Key(Kind.ANNOTATION_INGEST, name)
+    if name := labels.get(LABEL_LINE):
+        return Key(Kind.MODEL_LINE, name)
     return None
 
 

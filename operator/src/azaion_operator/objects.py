@@ -8,8 +8,16 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from azaion_api.names import GROUP, INGEST_REPORT_KEY, PLURALS, VERSION, JobStage, Kind, report_key
-from azaion_api.report import IngestReport, Report, RunReport, parse_ingest_report, parse_run_report
+from azaion_api.names import GROUP, INGEST_REPORT_KEY, LINE_REPORT_KEY, PLURALS, VERSION, JobStage, Kind, report_key
+from azaion_api.report import (
+    IngestReport,
+    LineReport,
+    Report,
+    RunReport,
+    parse_ingest_report,
+    parse_line_report,
+    parse_run_report,
+)
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
 from azaion_operator.curves import Curve, curve_of
 
@@ -164,6 +172,7 @@ class Reports(_Part, frozen=True, kw_only=True):
     #: Of the whole run, over all its pods.
     curve: Curve | None = None
     ingest: IngestReport | None = None
+    line: LineReport | None = None
 
 
 class DeploymentSpec(_Part, frozen=True, kw_only=True):
@@ -275,11 +284,14 @@ def read_reports(config_map: ConfigMap, known: Reports | None = None) -> Reports
         del by_pod[uid]
     ingest = parse_ingest_report(config_map.data.get(INGEST_REPORT_KEY, ""))
     before = known.ingest if known else None
+    line = parse_line_report(config_map.data.get(LINE_REPORT_KEY, ""))
+    line_before = known.line if known else None
     return Reports(
         metadata=config_map.metadata,
         by_pod=by_pod,
         curve=curve,
         ingest=_newer(ingest, before) if ingest is not None else before,
+        line=_newer(line, line_before) if line is not None else line_before,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from azaion_api.names import Kind, ingest_deployment, ingest_report, run_report
+from azaion_api.names import JobStage, Kind, ingest_deployment, ingest_report, line_report, run_report
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
+from azaion_api.training_run import FINISHED_PHASES, PromotionDecision
 from azaion_operator.cache import Cache, Key
 from azaion_operator.device_queue import Entry, Turn
 from azaion_operator.objects import Broken, Reports
@@ -13,9 +14,12 @@ from azaion_operator.plan_ingest import rival
 from azaion_operator.plan_run import queue_entry
 from azaion_operator.settings import PodSettings
 from azaion_operator.specs.metadata import LABEL_RUN_UID
+from azaion_operator.status_run import is_done
 from azaion_operator.view import IngestView, LineView, RunView
 
 _NO_TURN = Turn(go=False)
+#: On every pod of a Job, by the Job controller.
+_LABEL_JOB = "batch.kubernetes.io/job-name"
 
 
 class Observer:
@@ -47,6 +51,7 @@ class Observer:
             # Looked up where it is used: at the release of a run.
             next_iteration=self._next_iteration(run) if turn.confirmed else 0,
             storage=self._cache.storage,
+            publishes_first=self._publishes_first(run) if run.status.start_time is not None else None,
         )
 
     def ingest(self, ingest: AnnotationIngest) -> IngestView:
@@ -67,7 +72,19 @@ class Observer:
 
     def line(self, line: ModelLine) -> LineView:
         """A line and the runs that train for it."""
-        return LineView(line=line, runs=tuple(self._runs_of(line.metadata.name)))
+        key = Key(Kind.MODEL_LINE, line.metadata.name)
+        reports = _owned(self._cache.reports.get(line_report(line.metadata.name)), line.metadata.uid)
+        jobs = tuple(job for job in self._cache.jobs.owned(key) if job.metadata.owned_by(line.metadata.uid))
+        names = {job.metadata.name for job in jobs}
+        return LineView(
+            line=line,
+            settings=self._settings,
+            runs=tuple(self._runs_of(line.metadata.name)),
+            jobs=jobs,
+            pods=tuple(pod for pod in self._cache.pods.owned(key) if pod.metadata.labels.get(_LABEL_JOB) in names),
+            report=reports.line if reports else None,
+            unfinished=tuple(self._cache.unfinished_runs()),
+        )
 
     def line_named(self, name: str) -> ModelLine | None:
         found = self._cache.lines.get(name)
@@ -93,10 +110,32 @@ class Observer:
         taken = (line.status.iteration if line else 0, *(r.status.iteration or 0 for r in self._runs_of(name)))
         return max(taken) + 1
 
+    def _publishes_first(self, run: TrainingRun) -> str | None:
+        """Models of a line are published one after another, in the order of their runs' release."""
+        mine = (run.status.start_time, run.metadata.name) if publishes(run) else None
+        for other in self._runs_of(run.spec.line_ref.name):
+            if other.metadata.uid == run.metadata.uid or not publishes(other):
+                continue
+            theirs = (other.status.start_time, other.metadata.name)
+            if (
+                mine is None
+                or theirs[0] is None
+                or (mine[0] is not None and (theirs[0], theirs[1]) < (mine[0], mine[1]))
+            ):
+                return other.metadata.name
+        return None
+
     def _runs_of(self, line: str) -> Iterator[TrainingRun]:
         for run in self._cache.runs:
             if isinstance(run, TrainingRun) and run.spec.line_ref.name == line:
                 yield run
+
+
+def publishes(run: TrainingRun) -> bool:
+    """Whether the run's model was promoted and is not in place yet."""
+    status = run.status
+    promoted = status.promotion is not None and status.promotion.decision is PromotionDecision.PROMOTED
+    return promoted and status.phase not in FINISHED_PHASES and not is_done(status, JobStage.PUBLISH)
 
 
 def _owned(reports: Reports | None, uid: str) -> Reports | None:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from azaion_api.names import DEVICE_STAGES, JobStage, job_name, run_directory, run_report
+from azaion_api.names import DEVICE_STAGES, JobStage, LineAction, job_name, run_directory, run_report
 from azaion_api.outcome import AttemptReason
 from azaion_api.task import RunTask
 from azaion_api.training_run import (
@@ -146,6 +146,7 @@ def next_step(standing: Standing) -> Step:
         _end_well,
         _await_approval,
         _back_off,
+        _await_line,
         _await_leftovers,
         _await_what_is_missing,
         _await_turn,
@@ -290,6 +291,24 @@ def _back_off(standing: Standing) -> Step | None:
         # Said already; a clock in a message would be a write a second.
         message = before
     return Step(phase=phase, message=message, held="Retrying", again_in_s=left_s)
+
+
+def _await_line(standing: Standing) -> Step | None:
+    """A line's models are judged and published one after another, each against the one before."""
+    if standing.stage not in (JobStage.EVALUATE, JobStage.PUBLISH):
+        return None
+    view = standing.view
+    if view.publishes_first is not None:
+        return Step(
+            phase=Phase.RUNNING, message=f"waits until run {view.publishes_first} has published", held="AwaitingLine"
+        )
+    work = view.line.status.work if view.line is not None else None
+    if work is not None and work.ended is None and work.action is LineAction.SWITCH:
+        name = view.run.spec.line_ref.name
+        return Step(
+            phase=Phase.RUNNING, message=f"waits until line {name} has switched to {work.model}", held="AwaitingLine"
+        )
+    return None
 
 
 def _await_leftovers(standing: Standing) -> Step | None:

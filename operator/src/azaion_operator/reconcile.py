@@ -176,8 +176,19 @@ class Reconciler:
         if isinstance(line, Broken):
             await self._broken(LINES, line)
         elif isinstance(line, ModelLine):
-            await self._publisher.publish(line, plan_line(self._observer.line(line), self._clock()))
+            return await self._carry_out_line(line)
         return None
+
+    async def _carry_out_line(self, line: ModelLine) -> float | None:
+        plan = plan_line(self._observer.line(line), self._clock())
+        # Written before anything is made: an operator that is killed in between finds what it was about to do.
+        if await self._publisher.publish(line, plan.status) and line.status.message != plan.status.message:
+            log.info("%s", plan.status.message, extra={"context": {"line": line.metadata.name}})
+        trouble = await self._create(plan.create, line.metadata.uid)
+        if trouble:
+            log.warning("%s", trouble, extra={"context": {"line": line.metadata.name}})
+            return _TROUBLE_RETRY_S
+        return plan.again_in_s
 
     async def _broken(self, type_: ResourceType, resource: Broken) -> None:
         """An object this operator cannot read: said once, and looked at again when it changes."""

@@ -191,6 +191,8 @@ class Service:
             self._dirty.mark(Key(Kind.TRAINING_RUN, run.metadata.name))
         for ingest in self._cache.ingests:
             self._dirty.mark(Key(Kind.ANNOTATION_INGEST, ingest.metadata.name))
+        for line in self._cache.lines:
+            self._dirty.mark(Key(Kind.MODEL_LINE, line.metadata.name))
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:

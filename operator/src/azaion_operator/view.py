@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from azaion_api.report import IngestReport, RunReport, StorageReport
+from azaion_api.report import IngestReport, LineReport, RunReport, StorageReport
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
 from azaion_operator.device_queue import Turn
 from azaion_operator.objects import Deployment, Job, Pod
@@ -30,6 +30,8 @@ class RunView:
     #: Number of the line's next training, with a confirmed turn.
     next_iteration: int = 0
     storage: StorageReport | None = None
+    #: Another run of the line that publishes before this one may be judged or published.
+    publishes_first: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,5 +53,12 @@ class LineView:
     """A ModelLine."""
 
     line: ModelLine
+    settings: PodSettings
     #: The runs that train for it.
     runs: tuple[TrainingRun, ...] = ()
+    #: Jobs and pods of this very line, not of an earlier one of its name.
+    jobs: tuple[Job, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    report: LineReport | None = None
+    #: Runs of any line that have not finished: what they use stays on the volume.
+    unfinished: tuple[TrainingRun, ...] = ()

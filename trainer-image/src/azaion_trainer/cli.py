@@ -6,15 +6,17 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from azaion_api import logs
 from azaion_api.layout import MOUNT_PATH, Layout
-from azaion_api.names import JobStage
+from azaion_api.names import JobStage, LineAction
 from azaion_api.outcome import AttemptReason, ExitCode, Termination
-from azaion_api.task import LOG_LEVEL_VARIABLE, TASK_VARIABLE, RunTask, decode_run_task
+from azaion_api.task import LOG_LEVEL_VARIABLE, TASK_VARIABLE, LineTask, RunTask, decode_line_task, decode_run_task
 from azaion_trainer.cores import available_cores
 from azaion_trainer.engine import environment
 from azaion_trainer.stage import Work, run_stage, write_termination
@@ -38,7 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(f"{LOG_LEVEL_VARIABLE}: {error}")
     logging.captureWarnings(True)
     os.umask(0o002)
-    task = _task()
+    if parsed.command in LineAction.__members__.values():
+        return _line_work(root)
+    task = _task(decode_run_task)
     if isinstance(task, str):
         return _refuse(task)
     stage = JobStage(parsed.command)
@@ -55,8 +59,12 @@ def _parser() -> argparse.ArgumentParser:
         JobStage.EVALUATE: "judge the trained and the current model on the test split, and export",
         JobStage.PUBLISH: "carry out the promotion: fill models/ and switch the line's link",
     }
-    for stage, text in texts.items():
-        _add_root(commands.add_parser(stage, help=f"{text}; reads {TASK_VARIABLE}"))
+    line_texts = {
+        LineAction.SWITCH: "make another model of a line current",
+        LineAction.RETAIN: "remove old models, runs and data sets by the line's policy, or show what would go",
+    }
+    for command, text in (texts | line_texts).items():
+        _add_root(commands.add_parser(command, help=f"{text}; reads {TASK_VARIABLE}"))
     add = commands.add_parser("add-model", help="put a base model into models/")
     add.add_argument("file", help="a YOLO checkpoint (.pt), or - to read it from standard input")
     add.add_argument("--name", help="name in models/, such as yolo26m.pt; the file's own by default")
@@ -69,13 +77,23 @@ def _add_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default=MOUNT_PATH, help=f"top of the storage, {MOUNT_PATH} by default")
 
 
-def _task() -> RunTask | str:
+def _line_work(root: Path) -> ExitCode:
+    from azaion_trainer.line_work import run_line_work
+
+    task = _task(decode_line_task)
+    return _refuse(task) if isinstance(task, str) else run_line_work(task, root)
+
+
+TaskT = TypeVar("TaskT", RunTask, LineTask)
+
+
+def _task(decode: Callable[[str], TaskT]) -> TaskT | str:
     """The task, or what is wrong with it."""
     text = os.environ.get(TASK_VARIABLE)
     if not text:
         return f"{TASK_VARIABLE} is not set: the operator starts this command, it is not for people"
     try:
-        return decode_run_task(text)
+        return decode(text)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:
         return f"{TASK_VARIABLE} is not a task this trainer understands: {error}"
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from azaion_api.reporter import utc_now
 from azaion_api.training_run import EvaluationStatus, ExportFormat, Gain, GroupBy, Metric, PublishedModel, Stage
 from azaion_trainer import engine, files
 from azaion_trainer.arguments import parse_parameters
@@ -44,7 +45,13 @@ def evaluate(context: StageContext) -> str:
     context.report.publish(evaluation=status, models=(evaluated,))
     exported, sentence = _export(context, weights, new)
     record = EvaluationRecord(
-        sha256=evaluated.sha256, evaluation=status, per_class=new.per_class, split=split, exports=exported
+        sha256=evaluated.sha256,
+        evaluation=status,
+        per_class=new.per_class,
+        split=split,
+        exports=exported,
+        line=context.task.spec.line_ref.name,
+        time=utc_now(),
     )
     text = msgspec.json.format(msgspec.json.encode(record), indent=1)
     files.write_bytes(context.run.evaluation / EVALUATION_FILE, text)

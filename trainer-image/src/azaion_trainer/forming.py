@@ -59,6 +59,8 @@ class FormingRequest:
     plan: SplitPlan
     names: tuple[str, ...]
     day: date
+    #: The model line the run trains for.
+    line: str = ""
 
 
 @dataclass
@@ -237,6 +239,7 @@ def _fill(layout: Layout, request: FormingRequest, survey: _Survey, earlier: Map
         },
         digest=f"sha256:{digest.hexdigest()}",
         corrupted=tuple(sorted(condemned, key=lambda entry: entry.image)),
+        line=request.line,
     )
     return Formed(hidden, manifest, linker.copied)
 

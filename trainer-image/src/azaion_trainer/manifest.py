@@ -49,6 +49,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     #: Offset up to which the annotation stream was on disk before the first file was looked at.
     stream_offset: int | None = None
     corrupted: tuple[Condemned, ...] = ()
+    #: The model line whose run formed it.
+    line: str = ""
 
     def plan(self) -> SplitPlan:
         return SplitPlan(self.seed, self.split, self.group_by)

@@ -42,6 +42,9 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     per_class: dict[str, float]
     split: str
     exports: tuple[ExportRecord, ...] = ()
+    #: The line it was judged for, and when.
+    line: str = ""
+    time: datetime | None = None
 
 
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -44,6 +44,7 @@ def _form(context: StageContext) -> DatasetStatus:
         plan=SplitPlan(wanted.seed, wanted.split, wanted.group_by),
         names=read_class_names(context.layout.root / wanted.classes.path),
         day=utc_now().date(),
+        line=context.task.spec.line_ref.name,
     )
     formed = form(context.layout, request, _progress(context, f"checking the images of {wanted.source}"))
     return status_of(context.layout, formed)

@@ -46,8 +46,7 @@ def publish(context: StageContext) -> str:
     context.report.progress("switching the current model", 0.8)
     model = directory / f"{_line(context)}.pt"
     link = context.layout.model_link(_line(context))
-    _keep_foreign(link)
-    files.point_link(link, model)
+    switch_link(link, model)
     context.report.publish(model_name=directory.name, promotion=promotion, models=_deployed(context, directory))
     return f"{context.relative(link)} is now {directory.name}"
 
@@ -138,6 +137,12 @@ def _write_card(
         ultralytics=importlib.metadata.version("ultralytics"),
     )
     files.write_bytes(hidden / CARD_FILE, msgspec.json.format(msgspec.json.encode(card), indent=1))
+
+
+def switch_link(link: Path, model: Path) -> None:
+    """Make `model` the one a line's link points to, in one rename."""
+    _keep_foreign(link)
+    files.point_link(link, model)
 
 
 def _keep_foreign(link: Path) -> None:

@@ -49,6 +49,11 @@ class StageReporter:
         """The report as it would be sent now."""
         return self._report
 
+    @property
+    def doing(self) -> str:
+        """What is being done, for people."""
+        return self._report.progress.activity or "starting"
+
     def publish(self, **changes: Any) -> None:
         """Replace fields of the RunReport and send it now."""
         with self._lock:

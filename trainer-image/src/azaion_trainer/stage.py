@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from azaion_api.layout import Layout, RunLayout
 from azaion_api.names import JobStage, report_key
@@ -65,10 +66,21 @@ def write_termination(termination: Termination) -> None:
         log.warning("the termination message cannot be written: %s", error)
 
 
+class LastReport(Protocol):
+    """What an ending is told to."""
+
+    @property
+    def doing(self) -> str:
+        """What is being done, for people."""
+
+    def finish(self, outcome: AttemptReason, message: str) -> bool:
+        """Send the last report; False when it was not taken."""
+
+
 class Ending:
     """Turns however the work ends, by itself or by any exception, into a report, a termination message and a code."""
 
-    def __init__(self, report: StageReporter) -> None:
+    def __init__(self, report: LastReport) -> None:
         self._report = report
         self._began = time.monotonic()
         self.message = ""
@@ -104,11 +116,11 @@ class Ending:
 
     def stalled(self, silence_s: float) -> None:
         """End the process at once, from the watchdog's thread: the main thread does not answer."""
-        activity = self._report.current.progress.activity or "starting"
         self.finish(
             Termination(
                 AttemptReason.STALLED,
-                f"no sign of work for {silence_s:.0f} s while {activity}; where every thread stood is in the pod's log",
+                f"no sign of work for {silence_s:.0f} s while {self._report.doing}; "
+                "where every thread stood is in the pod's log",
             )
         )
         logging.shutdown()

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from azaion_api.names import ingest_deployment, ingest_report, run_identity, run_report
+from azaion_api.names import (
+    ingest_deployment,
+    ingest_report,
+    line_identity,
+    line_report,
+    run_identity,
+    run_report,
+)
 from azaion_api.resources import AnnotationIngest, TrainingRun
 from azaion_operator.objects import CONFIG_MAPS, ROLE_BINDINGS, ROLES, SERVICE_ACCOUNTS, RawObject, ResourceType
-from azaion_operator.specs.metadata import metadata
+from azaion_operator.specs.metadata import Owner, metadata
 
 Child = tuple[ResourceType, RawObject]
 
 
-def identity(owner: TrainingRun | AnnotationIngest) -> tuple[Child, ...]:
+def identity(owner: Owner) -> tuple[Child, ...]:
     """ServiceAccount, Role and RoleBinding of one name, and the empty ConfigMap the Role is for."""
-    run = isinstance(owner, TrainingRun)
-    name = run_identity(owner.metadata.name) if run else ingest_deployment(owner.metadata.name)
-    report = run_report(owner.metadata.name) if run else ingest_report(owner.metadata.name)
+    name, report = _names(owner)
     return (
         report_map(owner),
         (
@@ -56,9 +61,19 @@ def identity(owner: TrainingRun | AnnotationIngest) -> tuple[Child, ...]:
     )
 
 
-def report_map(owner: TrainingRun | AnnotationIngest) -> Child:
+def _names(owner: Owner) -> tuple[str, str]:
+    """Of the ServiceAccount, Role and RoleBinding, and of the report ConfigMap."""
+    name = owner.metadata.name
+    if isinstance(owner, TrainingRun):
+        return run_identity(name), run_report(name)
+    if isinstance(owner, AnnotationIngest):
+        return ingest_deployment(name), ingest_report(name)
+    return line_identity(name), line_report(name)
+
+
+def report_map(owner: Owner) -> Child:
     """The ConfigMap its pods report in; empty, and made before them: their Role cannot create one."""
-    name = run_report(owner.metadata.name) if isinstance(owner, TrainingRun) else ingest_report(owner.metadata.name)
+    _, name = _names(owner)
     return (
         CONFIG_MAPS,
         {

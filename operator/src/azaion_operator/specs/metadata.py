@@ -7,6 +7,7 @@ from azaion_api.names import (
     GROUP,
     LABEL_COMPONENT,
     LABEL_INGEST,
+    LABEL_LINE,
     LABEL_MANAGED_BY,
     LABEL_PART_OF,
     LABEL_RUN,
@@ -14,19 +15,22 @@ from azaion_api.names import (
     PART_OF,
     Kind,
 )
-from azaion_api.resources import AnnotationIngest, TrainingRun
+from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
 from azaion_operator.objects import RawObject
 
 #: UID of the run a Job or pod is for: a new run of the same name must not take an old one's pod for its own.
 LABEL_RUN_UID = f"{GROUP}/training-run-uid"
 
+Owner = TrainingRun | AnnotationIngest | ModelLine
+
 _OWNERS = {
     TrainingRun: (Kind.TRAINING_RUN, LABEL_RUN, "trainer"),
     AnnotationIngest: (Kind.ANNOTATION_INGEST, LABEL_INGEST, "consumer"),
+    ModelLine: (Kind.MODEL_LINE, LABEL_LINE, "trainer"),
 }
 
 
-def labels(owner: TrainingRun | AnnotationIngest) -> dict[str, str]:
+def labels(owner: Owner) -> dict[str, str]:
     """Labels every child carries; the operator's watches select by them."""
     _, label, component = _OWNERS[type(owner)]
     return {
@@ -37,7 +41,7 @@ def labels(owner: TrainingRun | AnnotationIngest) -> dict[str, str]:
     }
 
 
-def metadata(owner: TrainingRun | AnnotationIngest, name: str, more: dict[str, str] | None = None) -> RawObject:
+def metadata(owner: Owner, name: str, more: dict[str, str] | None = None) -> RawObject:
     """Metadata of a child: Kubernetes deletes it with its owner."""
     kind, _, _ = _OWNERS[type(owner)]
     return {
