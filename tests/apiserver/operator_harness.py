@@ -43,6 +43,7 @@ STAGES = {
     JobStage.TRAIN: Stage.TRAINING,
     JobStage.EVALUATE: Stage.EVALUATING,
     JobStage.PUBLISH: Stage.PUBLISHING,
+    JobStage.UPLOAD: Stage.PUBLISHING,
 }
 DATASET = DatasetStatus(path="datasets/azaion-2026-11-22", train=70, valid=20, test=10)
 SCORES = Scores(map50="0.95", map50to95="0.7", precision="0.9", recall="0.8", f1="0.85")

@@ -40,7 +40,12 @@ FOUNDING: Document = {
     "recovery": {"maxRestarts": 10, "outOfMemory": {"minBatch": 1}},
     "evaluation": {"metric": "MAP50To95", "minGain": "0", "confidence": "0.9"},
     "export": {"formats": ["ONNX"], "imageSize": 1280},
-    "publish": {"promotion": "IfBetter", "approved": False},
+    "publish": {
+        "promotion": "IfBetter",
+        "approved": False,
+        "encryption": {"secretKeyRef": {"key": "key"}, "format": "GCM"},
+        "notify": {"urlSecretRef": {"key": "url"}},
+    },
 }
 
 
@@ -450,7 +455,7 @@ def test_every_field_is_frozen_or_known_to_be_free(namespace: Namespace) -> None
     stored = namespace.create(RUN, "run", EVERYTHING).object["spec"]
     assert set(stored) == free | frozen
     assert set(stored["training"]) == in_training | {"epochs"}
-    assert set(stored["publish"]) == {"promotion", "approved"}
+    assert set(stored["publish"]) == {"promotion", "approved", "encryption", "notify"}
 
 
 ALLOWED: dict[str, Document] = {

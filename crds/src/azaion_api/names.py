@@ -44,12 +44,13 @@ PLURALS: dict[Kind, str] = {
 
 
 class JobStage(enum.StrEnum):
-    """The four Jobs of a run; `evaluate` also exports."""
+    """The Jobs of a run; `evaluate` also exports, `upload` follows where there are targets."""
 
     PREPARE = "prepare"
     TRAIN = "train"
     EVALUATE = "evaluate"
     PUBLISH = "publish"
+    UPLOAD = "upload"
 
 
 #: Stages that hold the place at the device, from release to the end of the last of them.
@@ -71,6 +72,11 @@ class LineAction(enum.StrEnum):
 def line_job_name(line: str, action: LineAction, number: int) -> str:
     """`<line>-<action>-<n>`, n from 1."""
     return f"{line}-{action}-{number}"
+
+
+def notice_job_name(run: str, event: str) -> str:
+    """The Job that tells a webhook of one event."""
+    return f"{run}-notify-{event.lower()}"
 
 
 def line_identity(line: str) -> str:

@@ -16,7 +16,15 @@ from msgspec import Meta
 from azaion_api.model_line import ModelRecord, RetentionStatus
 from azaion_api.names import LineAction
 from azaion_api.outcome import AttemptReason
-from azaion_api.training_run import Checkpoint, DatasetStatus, EvaluationStatus, PromotionStatus, PublishedModel, Stage
+from azaion_api.training_run import (
+    Checkpoint,
+    DatasetStatus,
+    EvaluationStatus,
+    PromotionStatus,
+    PublishedModel,
+    Stage,
+    UploadStatus,
+)
 
 R = TypeVar("R", bound="Report")
 
@@ -100,6 +108,8 @@ class RunReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults
     #: Publish: the dated directory under models/ and the decision it carried out.
     model_name: str | None = None
     promotion: PromotionStatus | None = None
+    #: Upload: how each target stands.
+    uploads: tuple[UploadStatus, ...] = ()
     #: Set in the last report: how the pod ends.
     outcome: AttemptReason | None = None
     message: str = ""

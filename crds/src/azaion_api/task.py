@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
 
 from azaion_api.annotation_ingest import AnnotationIngestSpec
 from azaion_api.conditions import Resource
 from azaion_api.model_line import Retention
 from azaion_api.names import JobStage, LineAction
-from azaion_api.training_run import DatasetStatus, PromotionStatus, TrainingRunSpec
+from azaion_api.training_run import (
+    DatasetStatus,
+    EvaluationStatus,
+    PromotionStatus,
+    SecretKeyRef,
+    TrainingRunSpec,
+)
 
 #: Holds a RunTask (trainer) or an IngestTask (consumer) as JSON.
 TASK_VARIABLE = "AZAION_TASK"
@@ -18,6 +26,8 @@ NAMESPACE_VARIABLE = "AZAION_NAMESPACE"
 LOG_LEVEL_VARIABLE = "AZAION_LOG_LEVEL"
 #: Where the broker's credentials are mounted in the consumer: files `username` and `password`.
 CREDENTIALS_PATH = "/etc/azaion/rabbitmq"
+#: Where the Secrets of spec.publish are mounted in the pods that upload and notify, each in a directory of its own.
+SECRETS_PATH = "/etc/azaion/secrets"
 #: Where a private CA is mounted in the consumer: file `ca.crt`.
 CA_PATH = "/etc/azaion/rabbitmq-ca"
 
@@ -42,6 +52,32 @@ class RunTask(Resource, frozen=True, kw_only=True):
     current_model: str | None = None
     #: What publish has to carry out and record in the sidecar; None before.
     promotion: PromotionStatus | None = None
+    #: What upload takes to the targets: the deployed model's .pt, relative to the storage root; None before.
+    deployed: str | None = None
+
+
+class NoticeEvent(enum.StrEnum):
+    """What a webhook is told of."""
+
+    PROMOTED = "Promoted"
+    REJECTED = "Rejected"
+    FAILED = "Failed"
+
+
+class NoticeTask(Resource, frozen=True, kw_only=True):
+    """One message to the webhook of spec.publish.notify."""
+
+    event: NoticeEvent
+    run: str
+    line: str
+    namespace: str
+    #: One sentence for people: the numbers of the decision, or why it failed.
+    message: str
+    #: Directory of models/, with Promoted.
+    model: str | None = None
+    evaluation: EvaluationStatus | None = None
+    #: Where the address lies below SECRETS_PATH.
+    url_secret: SecretKeyRef
 
 
 class LineTask(Resource, frozen=True, kw_only=True):
@@ -70,7 +106,7 @@ class IngestTask(Resource, frozen=True, kw_only=True):
     report: str
 
 
-def encode_task(task: RunTask | LineTask | IngestTask) -> str:
+def encode_task(task: RunTask | NoticeTask | LineTask | IngestTask) -> str:
     """The value of TASK_VARIABLE."""
     return msgspec.json.encode(task).decode()
 
@@ -78,6 +114,11 @@ def encode_task(task: RunTask | LineTask | IngestTask) -> str:
 def decode_run_task(text: str) -> RunTask:
     """Raises msgspec.ValidationError (path and reason) when it is not a task of ours."""
     return msgspec.json.decode(text, type=RunTask)
+
+
+def decode_notice_task(text: str) -> NoticeTask:
+    """Raises msgspec.ValidationError (path and reason) when it is not a task of ours."""
+    return msgspec.json.decode(text, type=NoticeTask)
 
 
 def decode_line_task(text: str) -> LineTask:

@@ -63,6 +63,13 @@ class ExportFormat(enum.StrEnum):
     ONNX = "ONNX"
 
 
+class ModelFormat(enum.StrEnum):
+    """Files of a published model."""
+
+    PYTORCH = "PyTorch"
+    ONNX = "ONNX"
+
+
 class Promotion(enum.StrEnum):
     """When a model becomes its line's current one."""
 
@@ -302,13 +309,278 @@ class Export(Resource, frozen=True, kw_only=True):
     ] = 1280
 
 
+OBJECT_NAME = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+_NAME_WORDS = "name a Secret of this namespace: lower-case letters, digits, - and ."
+
+
+class SecretRef(Resource, frozen=True, kw_only=True):
+    """A Secret of this namespace; it is mounted into the pod that needs it and read nowhere else."""
+
+    name: (
+        Annotated[
+            str,
+            Meta(
+                max_length=253,
+                pattern=OBJECT_NAME,
+                description="Secret; none when empty.",
+                extra_json_schema=sentence(_NAME_WORDS),
+            ),
+        ]
+        | None
+    ) = None
+
+
+class SecretKeyRef(SecretRef, frozen=True, kw_only=True):
+    """One key of a Secret of this namespace; it is mounted into the pod that needs it and read nowhere else."""
+
+    key: Annotated[
+        str,
+        Meta(
+            max_length=253,
+            pattern="^[A-Za-z0-9_-][A-Za-z0-9._-]*$",
+            description="Key within the Secret.",
+            extra_json_schema=sentence("name a key of the Secret: letters, digits, -, _ and ."),
+        ),
+    ] = "key"
+
+
+class EncryptionFormat(enum.StrEnum):
+    """GCM tells when a file was changed; CBC is the layout of readers from before it."""
+
+    GCM = "GCM"
+    CBC = "CBC"
+
+
+class Encryption(Resource, frozen=True, kw_only=True):
+    """How uploaded files are encrypted: AES-256 with a key made from a Secret. Off without a Secret."""
+
+    secret_key_ref: Annotated[SecretKeyRef, Meta(description="Where the secret text lies.")] = msgspec.field(
+        default_factory=SecretKeyRef
+    )
+    format: Annotated[
+        EncryptionFormat, Meta(description="GCM is authenticated; CBC for readers that know no other.")
+    ] = EncryptionFormat.GCM
+
+
+class TargetType(enum.StrEnum):
+    """Where a target is."""
+
+    DIRECTORY = "Directory"
+    S3 = "S3"
+    API = "API"
+
+
+class Part(enum.StrEnum):
+    """What of an encrypted file a target gets: without its small part the big one cannot be read."""
+
+    WHOLE = "Whole"
+    SMALL = "Small"
+    BIG = "Big"
+
+
+class DirectoryTarget(Resource, frozen=True, kw_only=True):
+    """A directory on the volume."""
+
+    path: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            pattern=rf"^published(/{FILE_NAME})*$",
+            description="Directory relative to the top of the storage.",
+            extra_json_schema=sentence("name published or a directory in it, for example published/edge; no .."),
+        ),
+    ] = "published"
+
+
+class S3Target(Resource, frozen=True, kw_only=True):
+    """A bucket of an S3-compatible store."""
+
+    endpoint: (
+        Annotated[
+            str,
+            Meta(
+                max_length=512,
+                pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?/?$",
+                description="Address of the store.",
+                extra_json_schema=sentence("give an address without a path, for example https://cdn.example.com"),
+            ),
+        ]
+        | None
+    ) = None
+    bucket: (
+        Annotated[
+            str,
+            Meta(
+                max_length=63,
+                pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$",
+                description="Bucket; it has to exist.",
+                extra_json_schema=sentence("name a bucket: 3 to 63 lower-case letters, digits, - and ."),
+            ),
+        ]
+        | None
+    ) = None
+    prefix: Annotated[
+        str,
+        Meta(
+            max_length=200,
+            pattern=rf"^({FILE_NAME}(/{FILE_NAME})*)?$",
+            description="Path in the bucket.",
+            extra_json_schema=sentence("give a path without leading or trailing /, for example models/edge"),
+        ),
+    ] = ""
+    region: Annotated[
+        str,
+        Meta(
+            max_length=64,
+            pattern="^[a-z0-9-]+$",
+            description="Region the requests are signed for.",
+            extra_json_schema=sentence("name a region, for example us-east-1"),
+        ),
+    ] = "us-east-1"
+    credentials_secret_ref: Annotated[
+        SecretRef, Meta(description="Secret with accessKeyId and secretAccessKey of the writer.")
+    ] = msgspec.field(default_factory=SecretRef)
+    provisioned_by: (
+        Annotated[
+            str,
+            Meta(
+                max_length=40,
+                description="Instead of a Secret with keys: name of the API target whose encrypted cdn.yaml holds endpoint, bucket and keys.",
+            ),
+        ]
+        | None
+    ) = None
+    provision_key_ref: Annotated[SecretKeyRef, Meta(description="Secret text that cdn.yaml is encrypted with.")] = (
+        msgspec.field(default_factory=SecretKeyRef)
+    )
+
+
+class ApiTarget(Resource, frozen=True, kw_only=True):
+    """The HTTP API: login, then one multipart request a file."""
+
+    url: (
+        Annotated[
+            str,
+            Meta(
+                max_length=512,
+                pattern=r"^https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?$",
+                description="Address of the API.",
+                extra_json_schema=sentence("give an address without a query, for example https://api.example.com"),
+            ),
+        ]
+        | None
+    ) = None
+    folder: Annotated[
+        str,
+        Meta(
+            max_length=120,
+            pattern=rf"^{FILE_NAME}$",
+            description="Folder of the API's resources.",
+            extra_json_schema=sentence("name one folder: letters, digits, -, _ and ."),
+        ),
+    ] = "models"
+    credentials_secret_ref: Annotated[SecretRef, Meta(description="Secret with email and password.")] = msgspec.field(
+        default_factory=SecretRef
+    )
+
+
+class Target(Resource, frozen=True, kw_only=True):
+    """One place a promoted model is uploaded to."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="self.type != 'S3' || has(self.s3.provisionedBy) || (has(self.s3.endpoint) && has(self.s3.bucket)"
+            " && has(self.s3.credentialsSecretRef.name))",
+            field_path=".s3",
+            message="give endpoint, bucket and credentialsSecretRef.name, or provisionedBy",
+        ),
+        Rule(
+            rule="self.type != 'S3' || !has(self.s3.provisionedBy) || has(self.s3.provisionKeyRef.name)",
+            field_path=".s3",
+            message="provisionedBy needs provisionKeyRef.name, the Secret with the text cdn.yaml is encrypted with",
+        ),
+        Rule(
+            rule="self.type != 'API' || (has(self.api.url) && has(self.api.credentialsSecretRef.name))",
+            field_path=".api",
+            message="give url and credentialsSecretRef.name",
+        ),
+    )
+
+    name: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=40,
+            pattern="^[a-z0-9]([a-z0-9-]*[a-z0-9])?$",
+            description="Name of the target, for the status.",
+            extra_json_schema=sentence("use lower-case letters, digits and dashes"),
+        ),
+    ]
+    type: Annotated[TargetType, Meta(description="Directory on the volume, S3 bucket, or the HTTP API.")]
+    formats: Annotated[
+        tuple[ModelFormat, ...],
+        Meta(
+            min_length=1,
+            max_length=4,
+            description="Files of the model to upload, as far as they were exported.",
+            extra_json_schema={"x-kubernetes-list-type": "set"},
+        ),
+    ] = (ModelFormat.ONNX,)
+    part: Annotated[Part, Meta(description="Whole file, or of an encrypted one the Small or the Big part.")] = (
+        Part.WHOLE
+    )
+    dated: Annotated[
+        bool,
+        Meta(description="Into a directory named like the model (azaion-2026-11-22); false replaces the one before."),
+    ] = True
+    directory: Annotated[DirectoryTarget, Meta(description="With type Directory.")] = msgspec.field(
+        default_factory=DirectoryTarget
+    )
+    s3: Annotated[S3Target, Meta(description="With type S3.")] = msgspec.field(default_factory=S3Target)
+    api: Annotated[ApiTarget, Meta(description="With type API.")] = msgspec.field(default_factory=ApiTarget)
+
+
+class Notify(Resource, frozen=True, kw_only=True):
+    """A webhook that is told of Promoted, Rejected and Failed. Off without a Secret."""
+
+    url_secret_ref: Annotated[
+        SecretKeyRef, Meta(description="Where the address lies; addresses of webhooks are secrets.")
+    ] = msgspec.field(default_factory=lambda: SecretKeyRef(key="url"))
+
+
 class Publish(Resource, frozen=True, kw_only=True):
     """What happens to the trained model."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            rule="!has(self.targets) || has(self.encryption.secretKeyRef.name) || self.targets.all(t, t.part == 'Whole')",
+            field_path=".targets",
+            message="part Small and Big need encryption.secretKeyRef.name: only an encrypted file is split",
+        ),
+        Rule(
+            rule="!has(self.targets) || self.targets.all(t, !has(t.s3.provisionedBy)"
+            " || self.targets.exists(o, o.name == t.s3.provisionedBy && o.type == 'API'))",
+            field_path=".targets",
+            message="s3.provisionedBy has to name a target of type API in this list",
+        ),
+    )
 
     promotion: Annotated[
         Promotion, Meta(description="IfBetter promotes a better model, Always any, Manual waits for approved.")
     ] = Promotion.IF_BETTER
     approved: Annotated[bool, Meta(description="With promotion Manual: true publishes the waiting model.")] = False
+    encryption: Annotated[Encryption, Meta(description="How uploaded files are encrypted.")] = msgspec.field(
+        default_factory=Encryption
+    )
+    targets: Annotated[
+        tuple[Target, ...],
+        Meta(
+            max_length=8,
+            description="Where a promoted model is uploaded to, beside models/ on the volume.",
+            extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = ()
+    notify: Annotated[Notify, Meta(description="Who is told of the outcome.")] = msgspec.field(default_factory=Notify)
 
 
 #: CEL patterns of what each kind of ultralytics argument takes.
@@ -431,6 +703,7 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
         _frozen("recovery"),
         _frozen("evaluation"),
         _frozen("export"),
+        *(_frozen(f"publish.{name}") for name in ("encryption", "targets", "notify")),
     )
 
     line_ref: Annotated[LineRef, Meta(description="The model line this run trains for.")] = msgspec.field(
@@ -690,7 +963,7 @@ class Attempt(Resource, frozen=True, kw_only=True):
 
     pod: Annotated[str, Meta(max_length=253, description="Pod name.")]
     pod_uid: Annotated[str, Meta(max_length=64, description="Pod UID.")]
-    stage: Annotated[str, Meta(max_length=16, description="prepare, train, evaluate or publish.")]
+    stage: Annotated[str, Meta(max_length=16, description="prepare, train, evaluate, publish or upload.")]
     number: Annotated[int, Meta(description="Number of the attempt within its stage, from 1.")]
     started: Annotated[datetime, Meta(description="When its container started.")] | None = None
     ended: Annotated[datetime, Meta(description="When it ended; empty while it runs.")] | None = None
@@ -738,6 +1011,27 @@ class Publication(enum.StrEnum):
     WAITING = "Waiting"
     OK = "OK"
     NOT_OK = "NotOK"
+
+
+class UploadState(enum.StrEnum):
+    """Waiting until it was tried, NotOK while it fails."""
+
+    WAITING = "Waiting"
+    OK = "OK"
+    NOT_OK = "NotOK"
+
+
+class UploadStatus(Resource, frozen=True, kw_only=True):
+    """How one target stands."""
+
+    target: Annotated[str, Meta(max_length=40, description="Name of the target.")]
+    state: Annotated[UploadState, Meta(description="Waiting, OK or NotOK.")] = UploadState.WAITING
+    files: Annotated[
+        tuple[Annotated[str, Meta(max_length=512)], ...],
+        Meta(max_length=8, description="What it holds now.", extra_json_schema={"x-kubernetes-list-type": "atomic"}),
+    ] = ()
+    message: Annotated[str, Meta(max_length=1024, description="Why it failed the last time.")] = ""
+    time: Annotated[datetime, Meta(description="When it was tried last.")] | None = None
 
 
 class TrainingRunStatus(Resource, frozen=True, kw_only=True):
@@ -805,6 +1099,22 @@ class TrainingRunStatus(Resource, frozen=True, kw_only=True):
     publication: (
         Annotated[Publication, Meta(description="Waiting, OK once the model is published everywhere, or NotOK.")] | None
     ) = None
+    uploads: Annotated[
+        tuple[UploadStatus, ...],
+        Meta(
+            max_length=8,
+            description="Each target of publish.targets; one that fails is tried again and the promotion stands.",
+            extra_json_schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["target"]},
+        ),
+    ] = ()
+    notices: Annotated[
+        tuple[Annotated[str, Meta(max_length=16)], ...],
+        Meta(
+            max_length=4,
+            description="What the webhook of publish.notify was told of.",
+            extra_json_schema={"x-kubernetes-list-type": "set"},
+        ),
+    ] = ()
     iteration: Annotated[int, Meta(description="Which training of its line this is, counted from 1.")] | None = None
     image: (
         Annotated[str, Meta(max_length=512, description="Trainer image, fixed at release for all attempts.")] | None

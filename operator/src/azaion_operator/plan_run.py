@@ -9,7 +9,7 @@ import msgspec
 
 from azaion_api.names import DEVICE_STAGES, JobStage, LineAction, job_name, run_directory, run_report
 from azaion_api.outcome import AttemptReason
-from azaion_api.task import RunTask
+from azaion_api.task import NoticeEvent, RunTask
 from azaion_api.training_run import (
     FINISHED_PHASES,
     Attempt,
@@ -27,6 +27,7 @@ from azaion_operator.recovery import GiveUp, Retry, remedy
 from azaion_operator.specs.identity import Child, identity, report_map
 from azaion_operator.specs.job import ANNOTATION_EPOCHS, job
 from azaion_operator.specs.line import line
+from azaion_operator.specs.notice import notice_job
 from azaion_operator.status_run import current_stage, is_done
 from azaion_operator.texts import duration, in_seconds, plural, sentence
 from azaion_operator.view import RunView
@@ -87,11 +88,11 @@ class Standing:
 
     @property
     def live_jobs(self) -> tuple[Job, ...]:
-        return tuple(job for job in self.view.jobs if job.live)
+        return tuple(job for job in self.view.jobs if job.live and stage_of(job) is not None)
 
     @property
     def live_pods(self) -> tuple[Pod, ...]:
-        return tuple(pod for pod in self.view.pods if not pod.ended)
+        return tuple(pod for pod in self.view.pods if not pod.ended and stage_of(pod) is not None)
 
     @property
     def closing(self) -> JobStage | None:
@@ -387,10 +388,14 @@ def _carried_out(standing: Standing, step: Step) -> RunPlan:
     # In whole seconds, as the API server would keep them.
     at = now.replace(microsecond=0)
     conditions = status_run.conditions(facts, view.run.metadata.generation, at)
-    status = msgspec.structs.replace(status, conditions=conditions, publication=status_run.publication(conditions))
+    status = msgspec.structs.replace(
+        status, conditions=conditions, publication=status_run.publication(conditions, status.uploads)
+    )
+    told = _to_tell(view, status)
+    status = msgspec.structs.replace(status, notices=(*status.notices, *(event.value for event in told)))
     return RunPlan(
         status=status,
-        create=_children(standing, status, step),
+        create=(*_children(standing, status, step), *_notices(view, status, told)),
         stop=step.stop,
         release=release,
         again_in_s=step.again_in_s,
@@ -428,10 +433,36 @@ def _children(standing: Standing, status: TrainingRunStatus, step: Step) -> tupl
         batch=_lowered_batch(standing, status),
         current_model=current_model(run.spec.line_ref.name, view.line, view.storage),
         promotion=status.promotion if stage is JobStage.PUBLISH else None,
+        deployed=_deployed(status) if stage is JobStage.UPLOAD else None,
     )
     made = job(run, task, status.image or view.settings.trainer_image, view.settings)
     its_line = () if view.line is not None else (line(run.spec.line_ref.name),)
     return (*its_line, *identity(run), made)
+
+
+def _to_tell(view: RunView, status: TrainingRunStatus) -> tuple[NoticeEvent, ...]:
+    """What the webhook has not been told of yet."""
+    if view.run.spec.publish.notify.url_secret_ref.name is None:
+        return ()
+    decision = status.promotion.decision if status.promotion is not None else None
+    happened = {
+        NoticeEvent.PROMOTED: decision is PromotionDecision.PROMOTED and is_done(status, JobStage.PUBLISH),
+        NoticeEvent.REJECTED: decision is PromotionDecision.REJECTED and status.phase is Phase.SUCCEEDED,
+        NoticeEvent.FAILED: status.phase is Phase.FAILED,
+    }
+    return tuple(event for event, so in happened.items() if so and event.value not in status.notices)
+
+
+def _notices(view: RunView, status: TrainingRunStatus, events: tuple[NoticeEvent, ...]) -> tuple[Child, ...]:
+    """A Job each, made once: what is told is in the status afterwards."""
+    if not events:
+        return ()
+    return (*identity(view.run), *(notice_job(view.run, status, event, view.settings) for event in events))
+
+
+def _deployed(status: TrainingRunStatus) -> str | None:
+    """The .pt of the model the run has put in place."""
+    return next((m.path for m in status.models if m.role == "deployed" and m.path.endswith(".pt")), None)
 
 
 def _lowered_batch(standing: Standing, status: TrainingRunStatus) -> int | None:

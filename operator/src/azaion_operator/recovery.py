@@ -13,6 +13,9 @@ from azaion_operator.texts import plural, sentence
 
 FIRST_BACKOFF = timedelta(seconds=10)
 LAST_BACKOFF = timedelta(minutes=5)
+#: Uploads are tried for about a week.
+LAST_UPLOAD_BACKOFF = timedelta(hours=1)
+MAX_UPLOADS = 170
 #: How long a full disk is waited for where nobody reports its free space.
 SPACE_RETRY = timedelta(minutes=5)
 #: An attempt that ran this long was worth it even without a completed epoch.
@@ -53,6 +56,7 @@ POLICIES: dict[AttemptReason, Policy] = {
     AttemptReason.CRASHED: Policy(Remedy.BACKOFF, counted=True),
     AttemptReason.STALLED: Policy(Remedy.BACKOFF, counted=True),
     AttemptReason.LOSS_NOT_FINITE: Policy(Remedy.BACKOFF, counted=True),
+    AttemptReason.UPLOAD_FAILED: Policy(Remedy.BACKOFF, counted=False),
     AttemptReason.STORAGE_FULL: Policy(Remedy.WAIT_FOR_SPACE, counted=False),
     AttemptReason.BAD_SPEC: Policy(Remedy.GIVE_UP, counted=True),
     AttemptReason.BAD_DATA: Policy(Remedy.GIVE_UP, counted=True),
@@ -97,9 +101,22 @@ def remedy(spec: TrainingRunSpec, attempts: tuple[Attempt, ...], restarts: int) 
         return GiveUp(
             last.reason, sentence(f"gave up after {plural(limit, 'restart')} (spec.recovery.maxRestarts); {words}")
         )
+    if last.reason is AttemptReason.UPLOAD_FAILED:
+        return _upload_again(last, words)
     if policy.remedy is Remedy.WAIT_FOR_SPACE:
         return Retry(last.ended + SPACE_RETRY, sentence(words), needs_space=True)
     return Retry(last.ended + _delay(policy.remedy, fruitless(attempts)), sentence(words))
+
+
+def _upload_again(last: Attempt, words: str) -> Retry | GiveUp:
+    """The pod itself has tried for a while; a store that is away for a night is waited for."""
+    if last.ended is None or last.number >= MAX_UPLOADS:
+        return GiveUp(
+            AttemptReason.UPLOAD_FAILED,
+            sentence(f"the model is current, but it was not uploaded in {MAX_UPLOADS} attempts; {words}"),
+        )
+    wait = min(LAST_UPLOAD_BACKOFF, FIRST_BACKOFF * (1 << min(last.number - 1, 10)))
+    return Retry(last.ended + wait, sentence(words))
 
 
 def fruitless(attempts: tuple[Attempt, ...]) -> int:

@@ -25,6 +25,8 @@ from azaion_api.training_run import (
     PublishedModel,
     Stage,
     TrainingRunStatus,
+    UploadState,
+    UploadStatus,
     ValidationMetrics,
 )
 from azaion_operator.attempts import Counted, report_of
@@ -39,6 +41,7 @@ _STAGES = {
     JobStage.TRAIN: Stage.TRAINING,
     JobStage.EVALUATE: Stage.EVALUATING,
     JobStage.PUBLISH: Stage.PUBLISHING,
+    JobStage.UPLOAD: Stage.PUBLISHING,
 }
 _DONE = {
     JobStage.PREPARE: ("DatasetReady", ConditionStatus.TRUE),
@@ -57,6 +60,8 @@ def newest(attempts: Iterable[Attempt], stage: JobStage) -> Attempt | None:
 
 def is_done(status: TrainingRunStatus, stage: JobStage) -> bool:
     """Whether the stage has been completed; its conditions keep that when its attempts are long forgotten."""
+    if stage is JobStage.UPLOAD:
+        return all(upload.state is UploadState.OK for upload in status.uploads)
     type_, wanted = _DONE[stage]
     condition = find_condition(status.conditions, type_)
     if condition is not None and condition.status is wanted and condition.reason == COMPLETED:
@@ -81,6 +86,7 @@ def progress(run: TrainingRun, counted: Counted, reports: Mapping[str, RunReport
         attempts_by_reason=_by_reason(run.status.attempts_by_reason, counted.ended_now),
         epochs=run.spec.training.epochs,
         promotion=run.status.promotion or PromotionStatus(),
+        uploads=run.status.uploads or tuple(UploadStatus(target=target.name) for target in run.spec.publish.targets),
         observed_generation=run.metadata.generation,
     )
     for stage in JobStage:
@@ -111,6 +117,7 @@ def _take(status: TrainingRunStatus, report: RunReport) -> TrainingRunStatus:
         dataset=report.dataset or status.dataset,
         evaluation=report.evaluation or status.evaluation,
         models=_merged(status.models, report.models),
+        uploads=_taken_uploads(status.uploads, report.uploads),
     )
 
 
@@ -136,6 +143,12 @@ def _take_training(status: TrainingRunStatus, training: TrainingProgress) -> Tra
         best=best,
         checkpoint=training.checkpoint or status.checkpoint,
     )
+
+
+def _taken_uploads(known: tuple[UploadStatus, ...], told: tuple[UploadStatus, ...]) -> tuple[UploadStatus, ...]:
+    """How the targets stand by the pod's word; one that has the model never goes back."""
+    by_name = {upload.target: upload for upload in told}
+    return tuple(upload if upload.state is UploadState.OK else by_name.get(upload.target, upload) for upload in known)
 
 
 def _merged(known: tuple[PublishedModel, ...], new: tuple[PublishedModel, ...]) -> tuple[PublishedModel, ...]:
@@ -288,6 +301,10 @@ def published(facts: Facts) -> Verdict:
     if not is_done(facts.status, JobStage.PUBLISH):
         return _of_stage(facts, JobStage.PUBLISH)
     where = next((model.path for model in facts.status.models if model.role == "deployed"), "")
+    waiting = [upload for upload in facts.status.uploads if upload.state is not UploadState.OK]
+    if waiting:
+        behind = "; ".join(f"{upload.target}: {upload.message or 'waits'}" for upload in waiting)
+        return _yes(COMPLETED, sentence(f"{where}; not uploaded yet to {behind}"))
     return _yes(COMPLETED, where)
 
 
@@ -336,12 +353,16 @@ def conditions(facts: Facts, generation: int, now: datetime) -> tuple[Condition,
     return found
 
 
-def publication(found: Iterable[Condition]) -> Publication:
-    """The deployment's state, from the condition Published."""
+def publication(found: Iterable[Condition], uploads: Iterable[UploadStatus] = ()) -> Publication:
+    """The deployment's state, from the condition Published and the targets."""
+    uploads = tuple(uploads)
     condition = find_condition(tuple(found), "Published")
     if condition is None or condition.status is ConditionStatus.UNKNOWN:
         return Publication.WAITING
-    return Publication.OK if condition.status is ConditionStatus.TRUE else Publication.NOT_OK
+    if condition.status is ConditionStatus.FALSE or any(upload.state is UploadState.NOT_OK for upload in uploads):
+        return Publication.NOT_OK
+    waits = any(upload.state is UploadState.WAITING for upload in uploads)
+    return Publication.WAITING if waits else Publication.OK
 
 
 def trained(status: TrainingRunStatus, reports: Mapping[str, RunReport]) -> TrainingProgress | None:
@@ -389,4 +410,5 @@ _WORK: dict[JobStage, Callable[[TrainingRunStatus, RunReport | None, bool], str]
         "exports the model" if report and report.stage is Stage.EXPORTING else "evaluates the model"
     ),
     JobStage.PUBLISH: lambda _, __, ___: "publishes the model",
+    JobStage.UPLOAD: lambda _, __, ___: "uploads the model",
 }

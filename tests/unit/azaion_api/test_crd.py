@@ -200,7 +200,12 @@ def test_an_empty_training_run_is_the_founding_training() -> None:
         "recovery": {"maxRestarts": 10, "outOfMemory": {"minBatch": 1}},
         "evaluation": {"metric": "MAP50To95", "minGain": "0", "confidence": "0.9"},
         "export": {"formats": ["ONNX"], "imageSize": 1280},
-        "publish": {"promotion": "IfBetter", "approved": False},
+        "publish": {
+            "promotion": "IfBetter",
+            "approved": False,
+            "encryption": {"secretKeyRef": {"key": "key"}, "format": "GCM"},
+            "notify": {"urlSecretRef": {"key": "url"}},
+        },
     }
 
 

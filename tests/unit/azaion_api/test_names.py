@@ -63,4 +63,5 @@ def test_each_stage_reports_under_its_own_key() -> None:
         "train.json",
         "evaluate.json",
         "publish.json",
+        "upload.json",
     ]

@@ -97,4 +97,5 @@ def test_exit_codes_never_change() -> None:
         "STALLED": 15,
         "STORAGE_FULL": 16,
         "PREEMPTED": 17,
+        "UPLOAD_FAILED": 20,
     }

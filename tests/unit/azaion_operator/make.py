@@ -236,6 +236,7 @@ def report(of: JobStage, number: int = 1, *, sequence: int = 1, **fields: Any) -
             JobStage.TRAIN: Stage.TRAINING,
             JobStage.EVALUATE: Stage.EVALUATING,
             JobStage.PUBLISH: Stage.PUBLISHING,
+            JobStage.UPLOAD: Stage.PUBLISHING,
         }[of],
     } | fields
     return RunReport(**values)

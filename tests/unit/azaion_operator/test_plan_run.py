@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -11,11 +12,12 @@ import msgspec
 import pytest
 
 from azaion_api.conditions import ConditionStatus, find_condition
-from azaion_api.names import JobStage, run_directory
+from azaion_api.model_line import LineWork
+from azaion_api.names import JobStage, LineAction, run_directory
 from azaion_api.outcome import AttemptReason, ExitCode
-from azaion_api.report import TrainingProgress
+from azaion_api.report import RunReport, TrainingProgress
 from azaion_api.resources import TrainingRun
-from azaion_api.task import RunTask, decode_run_task
+from azaion_api.task import NoticeEvent, RunTask, decode_notice_task, decode_run_task
 from azaion_api.training_run import (
     RUN_CONDITIONS,
     EvaluationStatus,
@@ -25,6 +27,8 @@ from azaion_api.training_run import (
     Publication,
     Stage,
     TrainingRunStatus,
+    UploadState,
+    UploadStatus,
 )
 from azaion_operator.access import Access
 from azaion_operator.device_queue import Entry, Turn
@@ -32,7 +36,7 @@ from azaion_operator.plan_run import RunPlan, plan_run, queue_entry
 from azaion_operator.settings import PodSettings
 from azaion_operator.view import RunView
 
-PREPARE, TRAIN, EVALUATE, PUBLISH = JobStage
+PREPARE, TRAIN, EVALUATE, PUBLISH, UPLOAD = JobStage
 NEXT = Turn(go=True, place=1)
 SECOND = Turn(go=False, place=2, waits_for="run other goes first", confirmed=True)
 
@@ -434,6 +438,203 @@ def test_a_model_that_a_person_has_to_approve_waits_without_the_device() -> None
     assert not queue_entry(make.view(make.run(status=waits.status, publish={"promotion": "Manual"}))).holds
     approved = make.run(status=waits.status, publish={"promotion": "Manual", "approved": True})
     assert job_names(plan(make.view(approved, turn=SECOND))) == ["run-1-publish-1"]
+
+
+# Targets and the webhook
+
+TARGETS = {
+    "encryption": {"secretKeyRef": {"name": "model-key"}},
+    "targets": [
+        {"name": "edge", "type": "Directory"},
+        {
+            "name": "cdn",
+            "type": "S3",
+            "s3": {"endpoint": "https://x", "bucket": "models", "credentialsSecretRef": {"name": "cdn"}},
+        },
+    ],
+}
+HOOK = {"notify": {"urlSecretRef": {"name": "hook"}}}
+
+
+def published(publish: dict[str, Any], **fields: Any) -> RunView:
+    """A run whose model was just put in place."""
+    done = (PREPARE, TRAIN, EVALUATE, PUBLISH)
+    values: dict[str, Any] = {
+        "jobs": tuple(make.job(stage, state="Complete") for stage in done),
+        "pods": tuple(make.ended_pod(stage, ExitCode.COMPLETED) for stage in done),
+        "reports": make.last_reports(*done),
+        "turn": SECOND,
+    } | fields
+    run = values.pop("of", None) or make.run(status=make.released(), publish=publish)
+    return make.view(run, **values)
+
+
+def told(states: dict[str, UploadState], outcome: AttemptReason | None = None) -> RunReport:
+    uploads = tuple(UploadStatus(target=name, state=state, message="away") for name, state in states.items())
+    return make.report(UPLOAD, uploads=uploads, outcome=outcome)
+
+
+def test_a_published_model_is_uploaded_without_the_device() -> None:
+    found = plan(published(TARGETS))
+    assert job_names(found) == ["run-1-upload-1"]
+    manifest = found.create[-1][1]
+    assert "azaion.com/device" not in manifest["metadata"]["labels"]
+    pod = manifest["spec"]["template"]["spec"]
+    assert "nvidia.com/gpu" not in str(pod["containers"][0]["resources"])
+    assert task(found).deployed == make.DEPLOYED.path
+    assert not queue_entry(make.view(make.run(status=found.status, publish=TARGETS))).holds
+    assert [(u.target, u.state) for u in found.status.uploads] == [
+        ("edge", UploadState.WAITING),
+        ("cdn", UploadState.WAITING),
+    ]
+    assert found.status.publication is Publication.WAITING
+    assert condition(found.status, "Published") == ("True", "Completed")
+
+
+def test_secrets_are_mounted_where_they_are_used_and_nothing_of_them_is_said() -> None:
+    pod = plan(published(TARGETS)).create[-1][1]["spec"]["template"]["spec"]
+    mounted = {v["secret"]["secretName"]: v["secret"]["optional"] for v in pod["volumes"] if "secret" in v}
+    assert mounted == {"model-key": True, "cdn": True}
+    mounts = [m for m in pod["containers"][0]["volumeMounts"] if m["name"].startswith("secret-")]
+    assert [(m["mountPath"], m["readOnly"]) for m in mounts] == [
+        ("/etc/azaion/secrets/model-key", True),
+        ("/etc/azaion/secrets/cdn", True),
+    ]
+    publishing = plan(make.view(make.run(status=after(PREPARE, TRAIN, EVALUATE), publish=TARGETS)))
+    assert job_names(publishing) == ["run-1-publish-1"]
+    assert "secret" not in str(publishing.create[-1][1]["spec"]["template"]["spec"]["volumes"])
+
+
+def test_a_failed_upload_is_tried_again_and_the_promotion_stands() -> None:
+    status = plan(published(TARGETS)).status
+    uploading = make.run(status=status, publish=TARGETS)
+    failed = plan(
+        make.view(
+            uploading,
+            jobs=(make.job(UPLOAD, state="Failed"),),
+            pods=(make.ended_pod(UPLOAD, ExitCode.UPLOAD_FAILED, word="cdn: away"),),
+            reports=make.by_pod(told({"edge": UploadState.OK, "cdn": UploadState.NOT_OK}, AttemptReason.UPLOAD_FAILED)),
+        )
+    ).status
+    assert (failed.phase, failed.promotion.decision if failed.promotion else None) == (
+        Phase.RUNNING,
+        PromotionDecision.PROMOTED,
+    )
+    assert failed.message.startswith("tries again in 9s; upload ended as UploadFailed: cdn: away")
+    assert [u.state for u in failed.uploads] == [UploadState.OK, UploadState.NOT_OK]
+    assert failed.publication is Publication.NOT_OK
+    assert failed.restarts == 0, "the store's fault, not the run's"
+    found = find_condition(failed.conditions, "Published")
+    assert found is not None
+    assert found.message.endswith("not uploaded yet to cdn: away")
+    again = plan(make.view(make.run(status=failed, publish=TARGETS), turn=SECOND), after_s=30)
+    assert job_names(again) == ["run-1-upload-2"]
+
+
+def test_a_run_ends_once_every_target_has_the_model() -> None:
+    status = plan(published(TARGETS)).status
+    ended = plan(
+        make.view(
+            make.run(status=status, publish=TARGETS),
+            jobs=(make.job(UPLOAD, state="Complete"),),
+            pods=(make.ended_pod(UPLOAD, ExitCode.COMPLETED),),
+            reports=make.by_pod(told({"edge": UploadState.OK, "cdn": UploadState.OK}, AttemptReason.COMPLETED)),
+        )
+    ).status
+    assert (ended.phase, ended.publication) == (Phase.SUCCEEDED, Publication.OK)
+
+
+def test_a_target_that_has_the_model_never_goes_back() -> None:
+    status = msgspec.structs.replace(
+        plan(published(TARGETS)).status,
+        uploads=(UploadStatus(target="edge", state=UploadState.OK), UploadStatus(target="cdn")),
+    )
+    view = make.view(
+        make.run(status=status, publish=TARGETS),
+        jobs=(make.job(UPLOAD, 2),),
+        pods=(make.pod(UPLOAD, 2),),
+        reports=make.by_pod(make.report(UPLOAD, 2, uploads=(UploadStatus(target="edge"),))),
+    )
+    assert [u.state for u in plan(view).status.uploads] == [UploadState.OK, UploadState.WAITING]
+
+
+def test_an_upload_that_fails_for_a_week_ends_the_run_and_says_that_the_model_is_current() -> None:
+    status = plan(published(TARGETS)).status
+    attempts = (*status.attempts, make.ended(UPLOAD, 170, AttemptReason.UPLOAD_FAILED, message="cdn: away"))
+    found = plan(make.view(make.run(status=msgspec.structs.replace(status, attempts=attempts), publish=TARGETS))).status
+    assert found.phase is Phase.FAILED
+    assert found.message.startswith("the model is current, but it was not uploaded in 170 attempts; ")
+
+
+def test_a_run_without_targets_ends_when_its_model_is_in_place() -> None:
+    found = plan(published({}))
+    assert (found.status.phase, found.create, found.status.uploads) == (Phase.SUCCEEDED, (), ())
+
+
+def test_a_rejected_model_is_uploaded_nowhere() -> None:
+    view = rejected()
+    found = plan(replace(view, run=make.run(status=make.released(), publish=TARGETS | HOOK)))
+    assert found.status.phase is Phase.SUCCEEDED
+    assert job_names(found) == ["run-1-notify-rejected"]
+
+
+def test_the_webhook_is_told_once_of_a_promotion_without_the_operator_knowing_its_address() -> None:
+    found = plan(published(HOOK))
+    assert job_names(found) == ["run-1-notify-promoted"]
+    assert found.status.notices == ("Promoted",)
+    pod = found.create[-1][1]["spec"]["template"]["spec"]
+    assert [v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v] == ["hook"]
+    assert pod["automountServiceAccountToken"] is False
+    assert "persistentVolumeClaim" not in str(pod["volumes"])
+    environment = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
+    notice = decode_notice_task(environment["AZAION_TASK"])
+    assert (notice.event, notice.model) == (NoticeEvent.PROMOTED, make.DEPLOYED.path)
+    assert "test mAP50-95 0.7" in notice.message
+
+
+def test_the_webhook_is_told_before_a_slow_upload_and_not_again_after_it() -> None:
+    found = plan(published(TARGETS | HOOK))
+    assert sorted(job_names(found)) == ["run-1-notify-promoted", "run-1-upload-1"]
+    later = make.view(make.run(status=found.status, publish=TARGETS | HOOK), jobs=(make.job(UPLOAD),))
+    assert job_names(plan(later)) == []
+
+
+def test_a_notice_at_work_keeps_the_run_from_nothing() -> None:
+    notice = make.job(UPLOAD)
+    labels = {name: value for name, value in notice.metadata.labels.items() if "stage" not in name}
+    notice = msgspec.structs.replace(
+        notice, metadata=msgspec.structs.replace(notice.metadata, name="run-1-notify-promoted", labels=labels)
+    )
+    view = published(TARGETS | HOOK)
+    assert "run-1-upload-1" in job_names(plan(replace(view, jobs=(*view.jobs, notice))))
+
+
+def test_the_webhook_is_told_of_a_failure() -> None:
+    view = failed(ExitCode.BAD_DATA, of=make.run(status=after(PREPARE), publish=HOOK))
+    found = plan(view)
+    assert found.status.phase is Phase.FAILED
+    assert job_names(found) == ["run-1-notify-failed"]
+    assert found.status.notices == ("Failed",)
+
+
+# One line, one model after another
+
+
+def test_a_run_is_judged_once_the_one_before_it_has_published() -> None:
+    view = make.view(make.run(status=after(PREPARE, TRAIN)), turn=make.HOLDS, publishes_first="older")
+    found = plan(view)
+    assert (found.create, found.status.message) == ((), "waits until run older has published")
+    assert job_names(plan(replace(view, publishes_first=None))) == ["run-1-evaluate-1"]
+
+
+def test_a_model_is_put_in_place_once_the_line_has_switched() -> None:
+    work = LineWork(action=LineAction.SWITCH, number=1, model="azaion-2026-09-01")
+    line = make.line(make.record())
+    switching = msgspec.structs.replace(line, status=msgspec.structs.replace(line.status, work=work))
+    status = after(PREPARE, TRAIN, EVALUATE)
+    view = make.view(make.run(status=status), line=switching, turn=SECOND)
+    assert plan(view).status.message == "waits until line azaion has switched to azaion-2026-09-01"
+    assert job_names(plan(replace(view, line=line))) == ["run-1-publish-1"]
 
 
 # When a pod does not end well

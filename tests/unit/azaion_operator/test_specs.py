@@ -17,7 +17,7 @@ from azaion_operator.specs.identity import identity
 from azaion_operator.specs.job import job
 from azaion_operator.specs.line import line
 
-PREPARE, TRAIN, EVALUATE, PUBLISH = JobStage
+PREPARE, TRAIN, EVALUATE, PUBLISH, UPLOAD = JobStage
 OWNER = [
     {
         "apiVersion": "azaion.com/v1alpha1",
@@ -175,13 +175,13 @@ def test_only_the_stages_that_compute_ask_for_the_gpu(
 def test_the_stages_at_the_device_are_labelled_whether_they_ask_for_a_gpu_or_not() -> None:
     run = make.run(training={"device": "CPU"})
     labelled = {s: made(run, s)["metadata"]["labels"].get("azaion.com/device") for s in JobStage}
-    assert labelled == {PREPARE: "true", TRAIN: "true", EVALUATE: "true", PUBLISH: None}
+    assert labelled == {PREPARE: "true", TRAIN: "true", EVALUATE: "true", PUBLISH: None, UPLOAD: None}
 
 
 def test_only_gpu_pods_get_the_runtime_class() -> None:
     settings = replace(make.SETTINGS, runtime_class="nvidia")
     found = {s: pod_of(made(make.run(), s, settings)).get("runtimeClassName") for s in JobStage}
-    assert found == {PREPARE: None, TRAIN: "nvidia", EVALUATE: "nvidia", PUBLISH: None}
+    assert found == {PREPARE: None, TRAIN: "nvidia", EVALUATE: "nvidia", PUBLISH: None, UPLOAD: None}
     assert pod_of(made(make.run(runtimeClassName="mine"), TRAIN, settings))["runtimeClassName"] == "mine"
     fake_gpu = make.run(training={"device": "CPU"}, resources={"limits": {"nvidia.com/gpu": "1", "cpu": "1"}})
     assert "runtimeClassName" not in pod_of(made(fake_gpu, TRAIN, settings))
@@ -190,7 +190,7 @@ def test_only_gpu_pods_get_the_runtime_class() -> None:
 def test_kueue_gets_the_jobs_that_compute_and_may_end_their_pods() -> None:
     run = make.run(queueName="gpus")
     labelled = {s: made(run, s)["metadata"]["labels"].get("kueue.x-k8s.io/queue-name") for s in JobStage}
-    assert labelled == {PREPARE: None, TRAIN: "gpus", EVALUATE: "gpus", PUBLISH: None}
+    assert labelled == {PREPARE: None, TRAIN: "gpus", EVALUATE: "gpus", PUBLISH: None, UPLOAD: None}
     assert made(run)["spec"]["podFailurePolicy"] == {
         "rules": [{"action": "Ignore", "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [17]}}]
     }

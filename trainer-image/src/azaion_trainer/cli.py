@@ -16,7 +16,16 @@ from azaion_api import logs
 from azaion_api.layout import MOUNT_PATH, Layout
 from azaion_api.names import JobStage, LineAction
 from azaion_api.outcome import AttemptReason, ExitCode, Termination
-from azaion_api.task import LOG_LEVEL_VARIABLE, TASK_VARIABLE, LineTask, RunTask, decode_line_task, decode_run_task
+from azaion_api.task import (
+    LOG_LEVEL_VARIABLE,
+    TASK_VARIABLE,
+    LineTask,
+    NoticeTask,
+    RunTask,
+    decode_line_task,
+    decode_notice_task,
+    decode_run_task,
+)
 from azaion_trainer.cores import available_cores
 from azaion_trainer.engine import environment
 from azaion_trainer.stage import Work, run_stage, write_termination
@@ -24,12 +33,13 @@ from azaion_trainer.stage import Work, run_stage, write_termination
 log = logging.getLogger(__name__)
 
 SERVICE = "azaion-trainer"
+NOTIFY = "notify"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code (azaion_api.outcome for stages, 0 or 1 for add-model)."""
     parsed = _parser().parse_args(arguments)
-    root = Path(parsed.root)
+    root = Path(getattr(parsed, "root", MOUNT_PATH))
     if parsed.command == "add-model":
         from azaion_trainer.base_models import add_model
 
@@ -40,6 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _refuse(f"{LOG_LEVEL_VARIABLE}: {error}")
     logging.captureWarnings(True)
     os.umask(0o002)
+    if parsed.command == NOTIFY:
+        return _notify()
     if parsed.command in LineAction.__members__.values():
         return _line_work(root)
     task = _task(decode_run_task)
@@ -57,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         JobStage.PREPARE: "form or verify the data set",
         JobStage.TRAIN: "train, from the newest verified checkpoint when there is one",
         JobStage.EVALUATE: "judge the trained and the current model on the test split, and export",
+        JobStage.UPLOAD: "bring the published model to its targets",
         JobStage.PUBLISH: "carry out the promotion: fill models/ and switch the line's link",
     }
     line_texts = {
@@ -65,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     }
     for command, text in (texts | line_texts).items():
         _add_root(commands.add_parser(command, help=f"{text}; reads {TASK_VARIABLE}"))
+    commands.add_parser(NOTIFY, help=f"tell a webhook how a run came out; reads {TASK_VARIABLE}")
     add = commands.add_parser("add-model", help="put a base model into models/")
     add.add_argument("file", help="a YOLO checkpoint (.pt), or - to read it from standard input")
     add.add_argument("--name", help="name in models/, such as yolo26m.pt; the file's own by default")
@@ -77,6 +91,14 @@ def _add_root(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", default=MOUNT_PATH, help=f"top of the storage, {MOUNT_PATH} by default")
 
 
+def _notify() -> ExitCode:
+    from azaion_trainer.notify import notify
+    from azaion_trainer.secrets import SecretFiles
+
+    task = _task(decode_notice_task)
+    return _refuse(task) if isinstance(task, str) else notify(task, SecretFiles())
+
+
 def _line_work(root: Path) -> ExitCode:
     from azaion_trainer.line_work import run_line_work
 
@@ -84,7 +106,7 @@ def _line_work(root: Path) -> ExitCode:
     return _refuse(task) if isinstance(task, str) else run_line_work(task, root)
 
 
-TaskT = TypeVar("TaskT", RunTask, LineTask)
+TaskT = TypeVar("TaskT", RunTask, LineTask, NoticeTask)
 
 
 def _task(decode: Callable[[str], TaskT]) -> TaskT | str:
@@ -118,6 +140,10 @@ def _work(stage: JobStage) -> Work:
         from azaion_trainer.evaluate import evaluate
 
         return evaluate
+    if stage is JobStage.UPLOAD:
+        from azaion_trainer.upload import upload
+
+        return upload
     from azaion_trainer.publish import publish
 
     return publish

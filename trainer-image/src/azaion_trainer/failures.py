@@ -43,6 +43,12 @@ class StorageFullError(StageError):
     reason = AttemptReason.STORAGE_FULL
 
 
+class UploadFailedError(StageError):
+    """A target did not take the model; it is tried again later."""
+
+    reason = AttemptReason.UPLOAD_FAILED
+
+
 class PreemptionError(BaseException):
     """The pod was told to go (SIGTERM). No Exception, so that no library in between takes it for a fault of its own."""
 

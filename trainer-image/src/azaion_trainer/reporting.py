@@ -24,6 +24,7 @@ STAGE_OF_JOB: dict[JobStage, Stage] = {
     JobStage.TRAIN: Stage.TRAINING,
     JobStage.EVALUATE: Stage.EVALUATING,
     JobStage.PUBLISH: Stage.PUBLISHING,
+    JobStage.UPLOAD: Stage.PUBLISHING,
 }
 
 

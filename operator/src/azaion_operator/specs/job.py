@@ -32,6 +32,7 @@ from azaion_operator.specs.pod import (
     resources,
     storage,
 )
+from azaion_operator.specs.secrets import secret_mounts, secret_volumes, upload_secrets
 
 GPU = "nvidia.com/gpu"
 #: Stages that compute on the device; prepare only holds the place at it.
@@ -85,6 +86,7 @@ def job(run: TrainingRun, task: RunTask, image: str, settings: PodSettings) -> C
 def _pod(run: TrainingRun, task: RunTask, image: str, settings: PodSettings) -> RawObject:
     spec = run.spec
     volume, mount = storage(spec.storage, settings)
+    secrets = upload_secrets(spec.publish) if task.stage is JobStage.UPLOAD else ()
     requirements = _resources(run, task.stage)
     pod: RawObject = {
         "restartPolicy": "Never",
@@ -107,6 +109,7 @@ def _pod(run: TrainingRun, task: RunTask, image: str, settings: PodSettings) -> 
                     mount,
                     {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the container's own
                     {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+                    *secret_mounts(secrets),
                 ],
             }
         ],
@@ -115,6 +118,7 @@ def _pod(run: TrainingRun, task: RunTask, image: str, settings: PodSettings) -> 
             {"name": "tmp", "emptyDir": {}},
             # The data loader's processes share images through it; it counts against the memory limit.
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            *secret_volumes(secrets),
         ],
     } | pull_secrets(settings)
     if task.stage is JobStage.TRAIN:
