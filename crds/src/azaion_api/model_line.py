@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -11,8 +11,8 @@ from msgspec import Meta
 from azaion_api.conditions import Conditions, Resource, StorageClaim
 from azaion_api.names import LineAction
 from azaion_api.outcome import AttemptReason
-from azaion_api.schema import sentence
-from azaion_api.training_run import FILE_NAME, Decimal
+from azaion_api.schema import Rule, sentence
+from azaion_api.training_run import FILE_NAME, Decimal, Model, TrainingRunSpec
 
 
 class Keep(Resource, frozen=True, kw_only=True):
@@ -47,6 +47,64 @@ class Retention(Resource, frozen=True, kw_only=True):
         return any(keep.count is not None for keep in (self.models, self.runs, self.datasets))
 
 
+class RunTemplate(TrainingRunSpec, frozen=True, kw_only=True):
+    """What each run of the line trains. lineRef is the line's own."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = tuple(rule for rule in TrainingRunSpec.RULES if "oldSelf" not in rule.rule)
+
+    model: Annotated[
+        Model, Meta(description="What training starts from; the line's current model if nothing else.")
+    ] = msgspec.field(default_factory=lambda: Model(base="Current"))
+
+
+class Retrain(Resource, frozen=True, kw_only=True):
+    """When a new run is made by itself; never without schedule or newImages, and never while one is unfinished."""
+
+    schedule: (
+        Annotated[
+            str,
+            Meta(
+                max_length=100,
+                pattern=r"^[0-9A-Za-z*,/#?LW-]+( +[0-9A-Za-z*,/#?LW-]+){4}$",
+                description="Minute, hour, day, month and weekday as cron has them, for example 0 3 * * 6.",
+                extra_json_schema=sentence("give five fields as cron has them, for example 0 3 * * 6"),
+            ),
+        ]
+        | None
+    ) = None
+    time_zone: Annotated[
+        str,
+        Meta(
+            max_length=64,
+            pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$",
+            description="Time zone of the schedule, for example Europe/Kyiv.",
+            extra_json_schema=sentence("name a time zone, for example UTC or Europe/Kyiv"),
+        ),
+    ] = "UTC"
+    new_images: (
+        Annotated[
+            int,
+            Meta(ge=1, le=100000000, description="Also when the template's dataset.source holds so many more images."),
+        ]
+        | None
+    ) = None
+    template: Annotated[RunTemplate, Meta(description="What is trained.")] = msgspec.field(default_factory=RunTemplate)
+
+
+class RetrainStatus(Resource, frozen=True, kw_only=True):
+    """What retraining did last and does next."""
+
+    checked: Annotated[datetime, Meta(description="Ticks of the schedule up to here are dealt with.")]
+    next_time: Annotated[datetime, Meta(description="The schedule's next tick.")] | None = None
+    images: (
+        Annotated[int, Meta(description="Images of the source when a run was made last; newImages counts from here.")]
+        | None
+    ) = None
+    last_run: Annotated[str, Meta(max_length=63, description="Run made last.")] | None = None
+    making: Annotated[str, Meta(max_length=63, description="Run that is about to be made.")] | None = None
+    message: Annotated[str, Meta(max_length=1024, description="One sentence for people.")] = ""
+
+
 class ModelLineSpec(Resource, frozen=True, kw_only=True):
     """A line of models that replace one another."""
 
@@ -66,6 +124,9 @@ class ModelLineSpec(Resource, frozen=True, kw_only=True):
     ) = None
     retention: Annotated[Retention, Meta(description="What is removed from the volume in time.")] = msgspec.field(
         default_factory=Retention
+    )
+    retrain: Annotated[Retrain, Meta(description="When a new run is made by itself.")] = msgspec.field(
+        default_factory=Retrain
     )
     storage: Annotated[StorageClaim, Meta(description="Where the line's models lie.")] = msgspec.field(
         default_factory=StorageClaim
@@ -135,6 +196,7 @@ class ModelLineStatus(Resource, frozen=True, kw_only=True):
     iteration: Annotated[int, Meta(description="Trainings of this line that were released so far.")] = 0
     work: Annotated[LineWork, Meta(description="The newest Job of the line: a switch or a retention.")] | None = None
     retention: Annotated[RetentionStatus, Meta(description="What retention removed, or would.")] | None = None
+    retrain: Annotated[RetrainStatus, Meta(description="What retraining did and does next.")] | None = None
     message: Annotated[str, Meta(max_length=1024, description="One sentence for people.")] = ""
     observed_generation: (
         Annotated[int, Meta(description="The metadata.generation this status was decided for.")] | None

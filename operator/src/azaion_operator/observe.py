@@ -83,6 +83,7 @@ class Observer:
             jobs=jobs,
             pods=tuple(pod for pod in self._cache.pods.owned(key) if pod.metadata.labels.get(_LABEL_JOB) in names),
             report=reports.line if reports else None,
+            images=dict(self._cache.storage.images) if self._cache.storage is not None else {},
             unfinished=tuple(self._cache.unfinished_runs()),
         )
 

@@ -17,6 +17,7 @@ from azaion_api.resources import TrainingRun
 from azaion_api.task import LineTask
 from azaion_api.training_run import FINISHED_PHASES, PromotionDecision
 from azaion_operator.attempts import LAST_REPORT_GRACE, ending
+from azaion_operator.plan_retrain import plan_retrain
 from azaion_operator.specs.identity import Child, identity
 from azaion_operator.specs.line_job import line_job
 from azaion_operator.status_run import is_done
@@ -75,8 +76,13 @@ def plan_line(view: LineView, now: datetime) -> LinePlan:
         observed_generation=line.metadata.generation,
         conditions=set_condition(status.conditions, ready),
     )
-    made = (*identity(line), line_job(line, _task(view, status, step.work), view.settings)) if step.work else ()
-    return LinePlan(status=status, create=made, again_in_s=step.again_in_s)
+    retraining = plan_retrain(view, status, now)
+    status = msgspec.structs.replace(status, retrain=retraining.status)
+    made: tuple[Child, ...] = (
+        (*identity(line), line_job(line, _task(view, status, step.work), view.settings)) if step.work else ()
+    )
+    times = [seconds for seconds in (step.again_in_s, retraining.again_in_s) if seconds is not None]
+    return LinePlan(status=status, create=(*made, *retraining.create), again_in_s=min(times, default=None))
 
 
 # What is

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from azaion_api.layout import CLASSES_FILE
 from azaion_api.report import StorageReport
 from azaion_api.resources import ModelLine, TrainingRun
 from azaion_operator.settings import PodSettings
+from azaion_operator.specs.secrets import upload_secrets
 from azaion_operator.texts import plural, sentence
 
 #: Below this part of the volume free, no run starts; the kubelet evicts pods at 5 %.
@@ -30,7 +33,7 @@ def missing(
     run: TrainingRun, line: ModelLine | None, storage: StorageReport | None, settings: PodSettings
 ) -> str | None:
     """What the run waits for as Pending, in one sentence with what to do; None when it is ready for the queue."""
-    if refused := settings.access.refused_claim(run.spec.storage.claim_name, settings.claim):
+    if refused := _refused(run, settings):
         return sentence(refused)
     if uses_own_storage(run, settings):
         return None
@@ -45,6 +48,18 @@ def missing(
         or _missing_data(run, storage)
     )
     return sentence(text) if text else None
+
+
+def _refused(run: TrainingRun, settings: PodSettings) -> str | None:
+    """What the run names and the chart does not let it name."""
+    publish, access = run.spec.publish, settings.access
+    secrets = (*upload_secrets(publish), publish.notify.url_secret_ref.name)
+    addresses = (address for target in publish.targets for address in (target.s3.endpoint, target.api.url) if address)
+    return (
+        access.refused_claim(run.spec.storage.claim_name, settings.claim)
+        or access.refused_secret(name for name in secrets if name)
+        or access.refused_host(urlsplit(address).hostname or address for address in addresses)
+    )
 
 
 def has_space(storage: StorageReport | None) -> bool | None:

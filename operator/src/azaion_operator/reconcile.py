@@ -215,7 +215,7 @@ class Reconciler:
             made = await self._cluster.create(type_, manifest)
         except AlreadyExistsError:
             made = await self._cluster.get(type_, name)
-            if type_ != LINES and not msgspec.convert(made["metadata"], ObjectMeta).owned_by(owner_uid):
+            if type_ not in (LINES, RUNS) and not msgspec.convert(made["metadata"], ObjectMeta).owned_by(owner_uid):
                 return f"waits until {type_.kind} {name}, which belongs to something else, is gone"
         except RefusedError as error:
             return sentence(f"the API server refuses {type_.kind} {name}: {error}")

@@ -60,5 +60,7 @@ class LineView:
     jobs: tuple[Job, ...] = ()
     pods: tuple[Pod, ...] = ()
     report: LineReport | None = None
+    #: Images per data directory, as far as the storage pod has told.
+    images: dict[str, int] = field(default_factory=dict)
     #: Runs of any line that have not finished: what they use stays on the volume.
     unfinished: tuple[TrainingRun, ...] = ()

@@ -855,3 +855,46 @@ def test_a_run_is_in_the_queue_as_long_as_it_needs_the_device() -> None:
     assert holding == Entry("run-1", 0, created, holds=True, released=make.ago(50))
     over = queue_entry(make.view(make.run(status=after(PREPARE, TRAIN, EVALUATE))))
     assert (over.holds, over.waits) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("publish", "message"),
+    [
+        ({"notify": {"urlSecretRef": {"name": "payroll"}}}, "the Secret payroll is not on the chart's list"),
+        ({"encryption": {"secretKeyRef": {"name": "payroll"}}}, "the Secret payroll is not on the chart's list"),
+        (
+            {
+                "targets": [
+                    {
+                        "name": "a",
+                        "type": "API",
+                        "api": {"url": "https://evil.example", "credentialsSecretRef": {"name": "azaion-api"}},
+                    }
+                ]
+            },
+            "the host evil.example is not on the chart's list",
+        ),
+        (
+            {
+                "targets": [
+                    {
+                        "name": "a",
+                        "type": "S3",
+                        "s3": {
+                            "endpoint": "https://evil.example:9000",
+                            "bucket": "models",
+                            "credentialsSecretRef": {"name": "azaion-cdn"},
+                        },
+                    }
+                ]
+            },
+            "the host evil.example is not on the chart's list",
+        ),
+    ],
+)
+def test_a_run_sends_no_secret_and_no_model_where_the_chart_does_not_let_it(
+    publish: dict[str, Any], message: str
+) -> None:
+    found = plan(make.view(make.run(publish=publish)))
+    assert (found.status.phase, found.create) == (Phase.PENDING, ())
+    assert message in found.status.message

@@ -325,7 +325,7 @@ def rights(role: Manifest) -> dict[str, list[str]]:
 
 def test_the_operator_may_do_this_and_nothing_else(chart: Chart) -> None:
     assert rights(chart.one("Role", "azaion-operator")) == {
-        "azaion.com/trainingruns": ["get", "list", "watch", "delete"],
+        "azaion.com/trainingruns": ["get", "list", "watch", "create", "delete"],
         "azaion.com/annotationingests": ["get", "list", "watch"],
         "azaion.com/modellines": ["get", "list", "watch", "create"],
         "azaion.com/trainingruns/status": ["update"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from azaion_api.names import notice_job_name, run_identity
+from azaion_api.names import LABEL_STAGE, notice_job_name, run_identity
 from azaion_api.resources import TrainingRun
 from azaion_api.task import NoticeEvent, NoticeTask, encode_task
 from azaion_api.training_run import TrainingRunStatus
@@ -37,7 +37,9 @@ def notice_job(run: TrainingRun, status: TrainingRunStatus, event: NoticeEvent, 
         url_secret=ref,
     )
     names = (ref.name,) if ref.name else ()
-    meta = metadata(run, notice_job_name(run.metadata.name, event), {LABEL_RUN_UID: run.metadata.uid})
+    # For the network policy; no stage of the run, so that nothing waits for it.
+    own = {LABEL_RUN_UID: run.metadata.uid, LABEL_STAGE: "notify"}
+    meta = metadata(run, notice_job_name(run.metadata.name, event), own)
     pod: RawObject = {
         "restartPolicy": "Never",
         "serviceAccountName": run_identity(run.metadata.name),
