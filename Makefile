@@ -58,6 +58,10 @@ format: .venv/.ready ## rewrite the sources in the one format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
+.PHONY: bench-dataset
+bench-dataset: .venv/.ready ## forming a data set of 100,000 pairs, as a multiple of `cp -al` of the same run
+	$(PY) tests/bench/dataset.py
+
 ## The test cluster
 
 .PHONY: charttools-build

@@ -212,7 +212,8 @@ def test_a_file_replaced_between_check_and_link_is_checked_again(
     real = files.link_or_copy
     done = []
 
-    def replace_once(source: Path, target: Path, on_copy: object) -> None:
+    def replace_once(name: str, target: str, on_copy: object) -> None:
+        source = Path(name)
         if source == replaced and not done:
             done.append(source)
             fresh = source.with_name("fresh")
@@ -233,7 +234,8 @@ def test_a_file_that_turns_bad_between_check_and_link_is_condemned(
     spoilt = layout.labels("data") / "image-00001.txt"
     real = files.link_or_copy
 
-    def spoil(source: Path, target: Path, on_copy: object) -> None:
+    def spoil(name: str, target: str, on_copy: object) -> None:
+        source = Path(name)
         if source == spoilt:
             fresh = source.with_name("fresh")
             fresh.write_text("1 7 7 7 7\n")
@@ -252,10 +254,10 @@ def test_an_image_deleted_meanwhile_is_just_not_there(layout: Layout, monkeypatc
     gone = layout.images("data") / "image-00001.jpg"
     real = files.link_or_copy
 
-    def remove(source: Path, target: Path, on_copy: object) -> None:
-        if source == gone:
+    def remove(name: str, target: str, on_copy: object) -> None:
+        if Path(name) == gone:
             gone.unlink(missing_ok=True)
-        real(source, target, on_copy)  # type: ignore[arg-type]
+        real(name, target, on_copy)  # type: ignore[arg-type]
 
     monkeypatch.setattr(files, "link_or_copy", remove)
     formed = form(layout, request(), no_progress)

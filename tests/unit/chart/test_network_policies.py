@@ -31,7 +31,8 @@ OPERATOR = End({LABEL_PART_OF: PART_OF, "app.kubernetes.io/component": "operator
 STORAGE = End({LABEL_PART_OF: PART_OF, "app.kubernetes.io/component": "storage"})
 CONSUMER = End({LABEL_PART_OF: PART_OF, LABEL_INGEST: "annotations"})
 TRAIN = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "train"})
-PUBLISH = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "publish"})
+UPLOAD = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "upload"})
+NOTIFY = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "notify"})
 BROKER = End({"app": "rabbitmq"})
 EXPORTER, OUR_PROMETHEUS, GRAFANA, ALERTMANAGER = (
     End({LABEL_PART_OF: PART_OF, LABEL_COMPONENT: name})
@@ -123,10 +124,11 @@ FLOWS: list[tuple[str, dict[str, Any], End, End, int, str, bool]] = [
     ("a training does not read the GPU exporter", {}, TRAIN, EXPORTER, 8080, "TCP", False),
     ("the operator sends nothing out", {}, OPERATOR, OUTSIDE, 443, "TCP", False),
     ("storage sends nothing out", {}, STORAGE, OUTSIDE, 443, "TCP", False),
-    ("nothing is published anywhere unless listed", {}, PUBLISH, BUCKET, 443, "TCP", False),
-    ("a model is published where it is listed", PUBLISHING, PUBLISH, BUCKET, 443, "TCP", True),
-    ("a model is published nowhere else", PUBLISHING, PUBLISH, OUTSIDE, 443, "TCP", False),
-    ("only the publish stage publishes", PUBLISHING, TRAIN, BUCKET, 443, "TCP", False),
+    ("nothing is published anywhere unless listed", {}, UPLOAD, BUCKET, 443, "TCP", False),
+    ("a model is published where it is listed", PUBLISHING, UPLOAD, BUCKET, 443, "TCP", True),
+    ("a model is published nowhere else", PUBLISHING, UPLOAD, OUTSIDE, 443, "TCP", False),
+    ("a webhook is told where it is listed", PUBLISHING, NOTIFY, BUCKET, 443, "TCP", True),
+    ("only what uploads or notifies leaves", PUBLISHING, TRAIN, BUCKET, 443, "TCP", False),
     ("a neighbour does not reach a training", {}, STRANGER, TRAIN, 8080, "TCP", False),
     ("a neighbour does not reach the operator", {}, STRANGER, OPERATOR, 8080, "TCP", False),
     ("a Prometheus elsewhere does not scrape unless listed", {}, PROMETHEUS, OPERATOR, 8080, "TCP", False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ SCORE_TOLERANCE = 0.01
 #: Share of detections that have to be the same.
 REQUIRED_AGREEMENT = 0.99
 #: Images the check runs on.
-CHECK_IMAGES = 24
+CHECK_IMAGES = MAX_BATCH * (MAX_BATCH + 1) // 2
 
 
 class ExportError(Exception):
@@ -147,10 +148,11 @@ def check_onnx(weights: Path, exported: Path, images: Sequence[Path], image_size
 
 
 def _batches(images: Sequence[Path], image_size: int) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
-    """The first image alone, the others in batches of up to MAX_BATCH."""
-    tensors = [_input(path, image_size) for path in images]
-    groups = [tensors[:1], *(tensors[i : i + MAX_BATCH] for i in range(1, len(tensors), MAX_BATCH))]
-    return [np.stack(group) for group in groups if group]
+    """One batch of every size from 1 to MAX_BATCH; images come again where there are not enough for all."""
+    if not images:
+        return []
+    supply = itertools.cycle([_input(path, image_size) for path in images])
+    return [np.stack(list(itertools.islice(supply, size))) for size in range(1, MAX_BATCH + 1)]
 
 
 def _input(path: Path, image_size: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -65,7 +65,7 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfileobj(reader, writer, _CHUNK_BYTES)
 
 
-def link_or_copy(source: Path, target: Path, on_copy: Callable[[], None]) -> None:
+def link_or_copy(source: Path | str, target: Path | str, on_copy: Callable[[], None]) -> None:
     """Hard-link, so that no space is used twice; copy only where a link cannot reach (another file system).
 
     `on_copy` is called when it had to be a copy. Raises FileNotFoundError when the source is gone, FileExistsError
@@ -76,7 +76,7 @@ def link_or_copy(source: Path, target: Path, on_copy: Callable[[], None]) -> Non
     except OSError as error:
         if isinstance(error, (FileNotFoundError, FileExistsError)) or not _no_link_possible(error):
             raise
-        copy_file(source, target)
+        copy_file(Path(source), Path(target))
         on_copy()
 
 

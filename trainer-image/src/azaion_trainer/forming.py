@@ -21,6 +21,7 @@ import yaml
 from azaion_api.layout import Layout, dated_name
 from azaion_api.training_run import DatasetStatus
 from azaion_trainer import files
+from azaion_trainer.checked import CheckedPairs
 from azaion_trainer.cores import available_cores
 from azaion_trainer.manifest import (
     DATA_FILE,
@@ -132,11 +133,22 @@ def stream_offset(layout: Layout) -> int | None:
 
 
 def _check_source(layout: Layout, request: FormingRequest, progress: Progress) -> _Survey:
-    """Read and judge every pair of the source, on all cores."""
+    """Judge every pair of the source: those not known to be good are read and decoded, on all cores."""
     names = list_images(layout.images(request.source))
     survey = _Survey()
     unlabelled: list[str] = []
-    for number, (name, found) in enumerate(_checked(layout, request, names), start=1):
+    checked = CheckedPairs(layout.root / request.source, len(request.names))
+    unknown = []
+    for name in names:
+        pair = checked.find(name)
+        if pair is None:
+            unknown.append(name)
+        else:
+            survey.add(name, pair)
+    known = len(names) - len(unknown)
+    if known:
+        progress(known, len(names))
+    for number, (name, found) in enumerate(_checked(layout, request, unknown), start=known + 1):
         if isinstance(found, MissingLabelError):
             unlabelled.append(name)
         else:
@@ -145,6 +157,8 @@ def _check_source(layout: Layout, request: FormingRequest, progress: Progress) -
     _wait_for_labels(layout, request, unlabelled)
     for name, found in _checked(layout, request, unlabelled):
         survey.add(name, found)
+    if unknown or known != len(checked):
+        checked.keep(survey.good)
     return survey
 
 
@@ -152,6 +166,8 @@ def _checked(
     layout: Layout, request: FormingRequest, names: list[str]
 ) -> Iterator[tuple[str, Pair | UnusableError | None]]:
     """Each name with its good pair, what is wrong with it, or None when it has gone meanwhile."""
+    if not names:
+        return
     # Threads: decoding and hashing release the interpreter lock, and nothing is copied between processes.
     with ThreadPool(available_cores()) as pool:
         yield from pool.imap_unordered(lambda name: (name, _judge(layout, request, name)), names, chunksize=_CHUNK)
@@ -258,36 +274,44 @@ class _Linker:
 
     def link(self, pair: Pair, split: str) -> Pair | Condemned | None:
         """The pair that is now in the split; Condemned when it turned bad, None when it has gone meanwhile."""
-        image, label = self._hidden / split / "images" / pair.image, self._hidden / split / "labels" / pair.label
+        image, label = self._target(split, "images", pair.image), self._target(split, "labels", pair.label)
         for _ in range(self._TRIES):
             try:
-                if self._link(self._images / pair.image, image, pair.image_version) and self._link(
-                    self._labels / pair.label, label, pair.label_version
+                if self._link(f"{self._images}/{pair.image}", image, pair.image_version) and self._link(
+                    f"{self._labels}/{pair.label}", label, pair.label_version
                 ):
                     return pair
-                image.unlink(missing_ok=True)
-                label.unlink(missing_ok=True)
+                _unlink(image, label)
                 pair = check_pair(self._images, self._labels, pair.image, self._class_count)
             except FileNotFoundError:
-                image.unlink(missing_ok=True)
+                _unlink(image)
                 return None
             except UnusableError as error:
                 return Condemned(pair.image, str(error))
         log.warning("%s is left out: it is replaced over and over", pair.image)
         return None
 
-    def _link(self, source: Path, target: Path, version: FileVersion) -> bool:
-        """Whether `target` is now the version that was checked."""
-        copied: list[Path] = []
+    def _target(self, split: str, kind: str, name: str) -> str:
+        return f"{self._hidden}/{split}/{kind}/{name}"
+
+    def _link(self, source: str, target: str, version: FileVersion) -> bool:
+        """Whether `target` is now the version that was checked. Texts, as paths would cost more than the links do."""
+        copied: list[str] = []
         try:
             files.link_or_copy(source, target, lambda: copied.append(target))
         except FileExistsError:
             # Two images of one stem share a label.
-            return FileVersion.of(target.stat()) == version
+            return FileVersion.of(os.stat(target)) == version
         if copied:
             self.copied += 1
-            return FileVersion.of(source.stat()) == version
-        return FileVersion.of(target.stat()) == version
+            return FileVersion.of(os.stat(source)) == version
+        return FileVersion.of(os.stat(target)) == version
+
+
+def _unlink(*paths: str) -> None:
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _data_yaml(names: tuple[str, ...]) -> bytes:
