@@ -82,10 +82,13 @@ cluster-check: .venv/.ready ## check that a cluster can run the platform (CLUSTE
 
 ## Build it
 
-.PHONY: images images-build generate golden lock venv clean
+.PHONY: images images-build release generate golden lock venv clean
 images: images-build ## build the operator, consumer, trainer and test images (ENGINE=buildah, docker, podman or nerdctl)
 images-build:
 	$(IMAGES) build $(if $(ENGINE),--engine $(ENGINE))
+release: .venv/.ready cluster-build ## make a release of what is committed into dist/ (VERSION=X.Y.Z)
+	@test -n "$(VERSION)" || { echo "say which version: make release VERSION=X.Y.Z"; exit 1; }
+	$(PY) tests/release/release.py build $(VERSION)
 generate: .venv/.ready ## write the CRDs, the list of ultralytics arguments, the dashboards and the table of the chart's values anew
 	$(PY) -m azaion_trainer.arguments --write
 	$(PY) -m azaion_api.crd crds

@@ -38,12 +38,18 @@ def _remove_leftovers() -> None:
 
 
 @pytest.fixture(scope="session")
-def bare_api() -> Iterator[RealApi]:
+def control_plane() -> Cluster:
+    """The cluster of this session, which writes down every request; `bare_api` starts and ends it."""
+    return Cluster(f"{_PREFIX}{os.getpid()}")
+
+
+@pytest.fixture(scope="session")
+def bare_api(control_plane: Cluster) -> Iterator[RealApi]:
     """The API server as it starts: none of our CRDs yet, unless another test installed them."""
     _remove_leftovers()
-    cluster = Cluster(f"{_PREFIX}{os.getpid()}")
+    cluster = control_plane
     try:
-        cluster.up(UpOptions(control_plane_only=True))
+        cluster.up(UpOptions(control_plane_only=True, audit=True))
     except ClusterError as error:
         pytest.fail(f"no API server to test against: {error}", pytrace=False)
     try:

@@ -65,6 +65,8 @@ class TestCluster:
 
     name: str
     keep: bool
+    #: Whether the API server writes down every request.
+    audit: bool = False
 
     def start(self, terminal: Terminal) -> Access:
         _stream(terminal, "tests/cluster/cluster.py", "build")
@@ -72,7 +74,8 @@ class TestCluster:
             terminal.line(f"the cluster {self.name} of earlier is replaced (--keep goes on with it)")
             _stream(terminal, "tests/cluster/cluster.py", "down", "--name", self.name)
         if "up" not in self._states():
-            _stream(terminal, "tests/cluster/cluster.py", "up", "--name", self.name)
+            flags = ["--audit"] if self.audit else []
+            _stream(terminal, "tests/cluster/cluster.py", "up", "--name", self.name, *flags)
         return Access(NAMESPACE, environment_of(self.name))
 
     def bring_images(self, access: Access, terminal: Terminal) -> None:

@@ -13,6 +13,8 @@ from tests.e2e.story import Story, tell
 
 #: Keeps the cluster after the session and takes it up again in the next: for writing tests.
 KEEP = "AZAION_E2E_KEEP"
+#: Name of the cluster, where several sessions run beside each other.
+NAME = "AZAION_E2E_CLUSTER"
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +22,7 @@ def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
     """The platform, installed; never a cluster that somebody else made."""
     keep = bool(os.environ.get(KEEP))
     terminal = Terminal(3)
-    place = TestCluster("e2e", keep)
+    place = TestCluster(os.environ.get(NAME, "e2e"), keep, audit=True)
     try:
         with terminal.step("cluster", "a test cluster"):
             access = place.start(terminal)

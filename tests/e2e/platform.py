@@ -36,20 +36,19 @@ class Platform:
 
     # ---- installing ----
 
-    def install(self, *settings: str) -> None:
-        """`helm upgrade --install --wait` with the values of the tests and `--set` settings."""
+    def install(self, *settings: str, chart: Path = ROOT / "charts" / "azaion") -> None:
+        """`helm upgrade --install --wait` of a chart with the values of the tests and `--set` settings."""
         values = ROOT / "build" / f"e2e-{self.place.name}.yaml"
         values.parent.mkdir(exist_ok=True)
         monitoring = {"monitoring": bundled_monitoring()} if self._monitored else {}
         classes = [{"Id": n, "Name": f"Digit{n}", "ShortName": str(n), "Color": c} for n, c in enumerate(COLOURS)]
-        values.write_text(
-            yaml.safe_dump(
-                {"storage": {"size": "5Gi"}, "classes": classes, **monitoring, **self.place.values()}, sort_keys=False
-            )
-        )
+        wanted = {"storage": {"size": "5Gi"}, "classes": classes, **monitoring, **self.place.values()}
+        # An older chart refuses values it does not know.
+        known = yaml.safe_load((chart / "values.yaml").read_text())
+        values.write_text(yaml.safe_dump({key: wanted[key] for key in wanted if key in known}, sort_keys=False))
         flags = [flag for setting in settings for flag in ("--set", setting)]
-        chart = str(ROOT / "charts" / "azaion")
-        self.access.helm("upgrade", "--install", RELEASE, chart, "--wait", "--timeout", "5m", "-f", str(values), *flags)
+        waiting = ("--wait", "--timeout", "5m")
+        self.access.helm("upgrade", "--install", RELEASE, str(chart), *waiting, "-f", str(values), *flags)
 
     def start_broker(self) -> None:
         """The namespace, which enforces the restricted pod security level, the broker and its Secret."""

@@ -38,6 +38,7 @@ OTHER_PROGRAMS = {
     "azaion_operator.storage_keeper",
     "azaion_operator.gpu_exporter",
     "azaion_operator.health_check",
+    "azaion_operator.installation",
 }
 
 EVERY_PACKAGE = pytest.mark.parametrize("package", list(SOURCES))

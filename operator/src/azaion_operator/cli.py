@@ -1,4 +1,4 @@
-"""The operator's programs: `azaion-operator run`, `storage`, `gpu` and `health`."""
+"""The operator's programs: `azaion-operator run`, `storage`, `gpu`, `health` and `test`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("storage", help="keep the directory tree on the volume and report what lies there")
     commands.add_parser("gpu", help="tell what NVIDIA's driver says of this node's GPUs, as metrics")
     commands.add_parser("health", help="check the platform once, keep the result and tell the webhook what is urgent")
+    commands.add_parser("test", help="look at an installation as `helm test` does; a line for each thing")
     options = parser.parse_args(arguments)
     # Each command imports only what it needs: the storage pod is always on and stays small.
-    return {"run": _run, "storage": _storage, "gpu": _gpu, "health": _health}[options.command]()
+    return {"run": _run, "storage": _storage, "gpu": _gpu, "health": _health, "test": _test}[options.command]()
 
 
 def _gpu() -> int:
@@ -41,6 +42,12 @@ def _health() -> int:
     from azaion_operator import health_check
 
     return health_check.main()
+
+
+def _test() -> int:
+    from azaion_operator import installation
+
+    return installation.main()
 
 
 def _run() -> int:

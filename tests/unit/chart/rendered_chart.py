@@ -47,11 +47,11 @@ class Chart:
     def render(
         self, values: Manifest | None = None, *, crds: bool = False, release: str = "azaion", namespace: str = "azaion"
     ) -> list[Manifest]:
-        """Every object. The definitions take most of the time, so they are left out unless asked for."""
+        """Every object but the test's pod. The definitions take most of the time, so only when asked for."""
         wanted = {**(values or {}), **({} if crds else {"crds": {"enabled": False}})}
         key = json.dumps([wanted, release, namespace], sort_keys=True)
         if key not in self.rendered:
-            text = self.run("template", release, str(CHART), "--namespace", namespace, values=wanted)
+            text = self.run("template", release, str(CHART), "--namespace", namespace, "--skip-tests", values=wanted)
             found = yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
             self.rendered[key] = [manifest for manifest in found if manifest]
         return self.rendered[key]

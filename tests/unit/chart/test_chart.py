@@ -18,6 +18,7 @@ from azaion_api.layout import GID, MOUNT_PATH, UID
 from azaion_api.names import LABEL_COMPONENT, LABEL_MANAGED_BY, LABEL_PART_OF, PART_OF, PLURALS, STORAGE_REPORT
 from azaion_operator.settings import read_settings
 
+VERSION = str(yaml.safe_load((CHART / "Chart.yaml").read_text())["version"])
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 DEPLOYMENTS = ["azaion-kube-state-metrics", "azaion-operator", "azaion-storage"]
 OF_NO_NAMESPACE = {
@@ -69,12 +70,6 @@ def strings(value: Any) -> Iterator[str]:
 
 def test_helm_lint_has_nothing_to_say(chart: Chart) -> None:
     assert "1 chart(s) linted, 0 chart(s) failed" in chart.run("lint", "--strict", str(CHART))
-
-
-def test_the_version_stands_in_one_form_everywhere() -> None:
-    described = yaml.safe_load((CHART / "Chart.yaml").read_text())
-    assert described["version"] == described["appVersion"]
-    assert f'version = "{described["version"]}"' in (ROOT / "pyproject.toml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -161,8 +156,8 @@ def test_every_object_has_the_recommended_labels(chart: Chart) -> None:
         assert labels[LABEL_MANAGED_BY] == "Helm"
         assert labels["app.kubernetes.io/instance"] == "azaion"
         assert labels["app.kubernetes.io/name"] == f"azaion-{labels[LABEL_COMPONENT]}"
-        assert labels["app.kubernetes.io/version"] == "0.1.0"
-        assert labels["helm.sh/chart"] == "azaion-0.1.0"
+        assert labels["app.kubernetes.io/version"] == VERSION
+        assert labels["helm.sh/chart"] == f"azaion-{VERSION}"
 
 
 def test_everything_lies_in_the_release_s_namespace(chart: Chart) -> None:
@@ -237,18 +232,42 @@ def test_selectors_tell_the_three_deployments_apart_and_never_change(chart: Char
 def test_pods_do_not_carry_the_chart_s_version_so_an_upgrade_restarts_only_what_changed(chart: Chart) -> None:
     for name in DEPLOYMENTS:
         template = chart.one("Deployment", name)["spec"]["template"]
-        assert not any("0.1.0" in value for value in template["metadata"]["labels"].values())
+        assert not any(VERSION in value for value in template["metadata"]["labels"].values())
+
+
+# helm test
+
+
+def test_the_test_is_a_restricted_pod_with_the_right_to_look_and_nothing_else(chart: Chart) -> None:
+    text = chart.run("template", "azaion", str(CHART), "--namespace", "azaion", values={"crds": {"enabled": False}})
+    (found,) = [m for m in yaml.safe_load_all(text) if m and m["kind"] == "Pod"]
+    assert found["metadata"]["annotations"] == {
+        "helm.sh/hook": "test",
+        "helm.sh/hook-delete-policy": "before-hook-creation",
+    }
+    spec = found["spec"]
+    assert spec["restartPolicy"] == "Never"
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    (only,) = spec["containers"]
+    assert only["args"] == ["test"]
+    assert only["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert {name.partition(".")[0] for name in only["env"][1]["value"].split(",")} == {
+        "http://azaion-operator",
+        "http://azaion-kube-state-metrics",
+    }
+    verbs = {verb for rule in chart.one("Role", "azaion-test")["rules"] for verb in rule["verbs"]}
+    assert verbs == {"get", "list"}
 
 
 # Images
 
 
 def test_all_images_come_with_the_chart_s_version(chart: Chart) -> None:
-    assert container(chart.one("Deployment", "azaion-operator"))["image"] == "docker.io/azaion/operator:0.1.0"
-    assert container(chart.one("Deployment", "azaion-storage"))["image"] == "docker.io/azaion/operator:0.1.0"
+    assert container(chart.one("Deployment", "azaion-operator"))["image"] == f"docker.io/azaion/operator:{VERSION}"
+    assert container(chart.one("Deployment", "azaion-storage"))["image"] == f"docker.io/azaion/operator:{VERSION}"
     given = environment(chart.one("Deployment", "azaion-operator"))
-    assert given["AZAION_TRAINER_IMAGE"] == "docker.io/azaion/trainer:0.1.0"
-    assert given["AZAION_CONSUMER_IMAGE"] == "docker.io/azaion/consumer:0.1.0"
+    assert given["AZAION_TRAINER_IMAGE"] == f"docker.io/azaion/trainer:{VERSION}"
+    assert given["AZAION_CONSUMER_IMAGE"] == f"docker.io/azaion/consumer:{VERSION}"
 
 
 def test_kube_state_metrics_comes_from_its_own_registry(chart: Chart) -> None:

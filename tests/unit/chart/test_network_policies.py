@@ -33,6 +33,7 @@ CONSUMER = End({LABEL_PART_OF: PART_OF, LABEL_INGEST: "annotations"})
 TRAIN = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "train"})
 UPLOAD = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "upload"})
 NOTIFY = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "notify"})
+TEST = End({LABEL_PART_OF: PART_OF, "app.kubernetes.io/component": "test"})
 BROKER = End({"app": "rabbitmq"})
 EXPORTER, OUR_PROMETHEUS, GRAFANA, ALERTMANAGER = (
     End({LABEL_PART_OF: PART_OF, LABEL_COMPONENT: name})
@@ -109,6 +110,8 @@ FLOWS: list[tuple[str, dict[str, Any], End, End, int, str, bool]] = [
     ("a consumer reads the one broker that is listed", ONE_BROKER, CONSUMER, REMOTE_BROKER, 5552, "TCP", True),
     ("a consumer reads no other", ONE_BROKER, CONSUMER, OUTSIDE, 5552, "TCP", False),
     ("a consumer reads nothing else of the broker", {}, CONSUMER, BROKER, 15672, "TCP", False),
+    ("the test asks the operator for its metrics", {}, TEST, OPERATOR, 8080, "TCP", True),
+    ("the test sends nothing out", {}, TEST, OUTSIDE, 443, "TCP", False),
     ("a training sends nothing out", {}, TRAIN, OUTSIDE, 443, "TCP", False),
     ("a training does not reach the API server's port outside", {}, TRAIN, OUTSIDE, 6443, "TCP", False),
     ("a training does not reach the broker", {}, TRAIN, BROKER, 5552, "TCP", False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -102,8 +103,17 @@ def check_pair(images: Path, labels: Path, image: str, class_count: int) -> Pair
 
 
 def _read(path: Path) -> tuple[bytes, FileVersion]:
-    """A file's contents and the version they are of, from one descriptor. Raises OSError."""
-    with path.open("rb") as file:
+    """A file's contents and the version they are of, from one descriptor. Raises UnusableError, OSError.
+
+    A symbolic link is not followed: it could lead to a file of the pod, whose contents a reason would then tell.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnusableError(f"{path.name} is a symbolic link") from None
+        raise
+    with os.fdopen(descriptor, "rb") as file:
         version = FileVersion.of(os.fstat(file.fileno()))
         return file.read(), version
 
@@ -153,7 +163,11 @@ def _check_as_training_reads(data: bytes) -> None:
     with _opencv:  # the first import from several threads at once fails
         import cv2
         import numpy as np
-    if cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None:
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # a size beyond its bounds
+        decoded = None
+    if decoded is None:
         raise UnusableError("this kind of TIFF cannot be read by the training")
 
 

@@ -198,13 +198,15 @@ def _search(context: StageContext, store: CheckpointStore) -> Search:
     if search.found is None:
         skipped = f" ({'; '.join(search.skipped)})" if search.skipped else ""
         raise BadSpecError(f"training.resumeFrom: {source} holds no checkpoint that can be used{skipped}")
-    _take_over_best(other.train, context.run.train)
+    _take_over_best(context.layout.root, other.train, context.run.train)
     return search
 
 
-def _take_over_best(theirs: Path, ours: Path) -> None:
+def _take_over_best(root: Path, theirs: Path, ours: Path) -> None:
     """The best weights so far belong to the state; later epochs may not reach them again."""
     best = theirs / "weights" / "best.pt"
+    if best.is_file() and not files.within(root, best):
+        raise BadSpecError(f"{best.relative_to(root)} leads out of the storage by a symbolic link")
     if best.is_file():
         (ours / "weights").mkdir(parents=True, exist_ok=True)
         files.copy_file(best, ours / "weights" / "best.pt")

@@ -1,0 +1,60 @@
+"""The operator's Role against what it asked for in all the tests before: nothing was denied, nothing is left over.
+
+It needs those tests: alone it has nothing to look at.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from cluster import Cluster
+from real_api import RealApi
+from tests.e2e import audit
+
+CHART = Path(__file__).resolve().parents[2] / "charts" / "azaion"
+OPERATOR = "azaion-operator"
+#: Granted and never used by itself: nobody can grant a pod what they may not do themselves.
+FOR_OTHERS = {("", "configmaps", "patch")}
+#: Namespaces of the tests that the comparison needs, each with an operator at work.
+NEEDED = {"operator-runs", "operator-ingests"}
+
+
+@pytest.fixture(scope="module")
+def requests(api: RealApi, control_plane: Cluster) -> list[audit.Request]:
+    found = [r for r in audit.read(control_plane.layout.audit_log) if r.account == OPERATOR]
+    missing = NEEDED - {r.namespace for r in found}
+    if missing:
+        pytest.skip(f"needs the tests of {', '.join(sorted(missing))} in the same session (make apiserver)")
+    return found
+
+
+@pytest.fixture(scope="module")
+def granted(api: RealApi) -> set[tuple[str, str, str]]:
+    command = ["helm", "template", "azaion", str(CHART), "--show-only", "templates/operator-rights.yaml"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, env=api.environment).stdout
+    return {right for m in yaml.safe_load_all(text) if m and m["kind"] == "Role" for right in audit.granted(m)}
+
+
+def test_the_operator_was_denied_nothing(requests: list[audit.Request]) -> None:
+    denied = {(*r.right, r.name) for r in requests if r.code == 403}
+    assert denied == set()
+
+
+def test_the_operator_uses_every_right_it_has(
+    requests: list[audit.Request], granted: set[tuple[str, str, str]]
+) -> None:
+    unused = granted - {r.right for r in requests} - FOR_OTHERS
+    assert unused == set(), "take them out of charts/azaion/templates/operator-rights.yaml"
+
+
+def test_the_operator_asks_for_nothing_outside_of_its_namespace(requests: list[audit.Request]) -> None:
+    elsewhere = {(r.resource, r.verb) for r in requests if r.about_namespace not in (r.namespace, "")}
+    assert elsewhere == set()
+
+
+def test_the_operator_never_touches_a_secret(requests: list[audit.Request], granted: set[tuple[str, str, str]]) -> None:
+    assert not any(resource.startswith("secrets") for _, resource, _ in granted)
+    assert not any(r.resource.startswith("secrets") for r in requests)
