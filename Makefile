@@ -30,18 +30,27 @@ demo-down: .venv/.ready ## remove what `make demo` made
 
 .PHONY: check test test-faults unit apiserver e2e
 check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
-test: check cluster-build charttools-build images-build broker-install ## everything: unit, API-server and end-to-end tests with a few of each fault
+test: check cluster-build charttools-build images-build broker-install clock-install ## everything: unit, API-server and end-to-end tests with a few of each fault
 	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu"
 test-faults: .venv/.ready cluster-build images-build broker-install ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
 unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
 	$(PY) -m pytest tests/unit -m "not slow and not gpu"
-apiserver: .venv/.ready cluster-build ## tests against a real API server without a node
+apiserver: .venv/.ready cluster-build clock-install ## tests against a real API server without a node
 	$(PY) -m pytest tests/apiserver
 e2e: .venv/.ready cluster-build images-build ## end-to-end tests on a real node
 	$(PY) -m pytest tests/e2e -m "not faults"
 
-.PHONY: broker-install
+.PHONY: bench-operator bench-trainer
+RUNS ?= 5
+bench-operator: .venv/.ready cluster-build ## the operator against a bare client, before a real API server (RUNS=5)
+	$(PY) tests/bench/operator_bench.py --runs $(RUNS)
+bench-trainer: .venv/.ready ## an epoch of the trainer against one of bare ultralytics (RUNS=5)
+	$(PY) tests/bench/trainer_bench.py --runs $(RUNS)
+
+.PHONY: broker-install clock-install
+clock-install:
+	test -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 || { apt-get update -qq && apt-get install -qq -y --no-install-recommends libfaketime; }
 broker-install:
 	test -x /usr/lib/rabbitmq/bin/rabbitmq-server || { apt-get update -qq && apt-get install -qq -y --no-install-recommends rabbitmq-server; }
 

@@ -84,6 +84,8 @@ class Operator:
         self._kubeconfig = _with_the_charts_rights(namespace, environment, directory)
         self.port = 0
         self.trainer_image = IMAGE
+        #: More of the process's environment.
+        self.environment: dict[str, str] = {}
         #: As in a pod: a restarted container keeps its pod's UID, and its Lease.
         self.pod_uid = "operator-pod"
 
@@ -115,6 +117,7 @@ class Operator:
             "AZAION_CONSUMER_IMAGE": "docker.io/azaion/consumer:0.1.0",
             "AZAION_CLAIM": "azaion",
             "AZAION_HTTP_PORT": str(self.port),
+            **self.environment,
         }
         with (self._directory / f"operator-{number:03}.log").open("wb") as log:
             self._process = subprocess.Popen(

@@ -258,6 +258,29 @@ def task_of(job: Document) -> Document:
     return found
 
 
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"resources": {"requests": {"cpu": "2"}, "limits": {"cpu": "1"}}}, "must be less than or equal to cpu limit"),
+        ({"nodeSelector": {"not a key": "x"}}, "not a key"),
+    ],
+    ids=["requests above limits", "a label key that is none"],
+)
+def test_a_spec_that_makes_no_job_fails_the_run_in_the_api_servers_words(
+    operator: Operator, node: Node, runs: Runs, wrong: dict[str, Any], words: str
+) -> None:
+    node.report_storage()
+    runs.create("full", **wrong)
+    status = runs.until("full", phase="Failed")
+    assert words in status["message"]
+    assert runs.conditions("full")["Succeeded"] == ("False", "BadSpec")
+    version = runs.get("full")["metadata"]["resourceVersion"]
+    runs.create("next")
+    node.job("next-prepare-1")
+    assert runs.get("full")["metadata"]["resourceVersion"] == version, "it is written again and again"
+    assert "full-prepare-1" not in node.names("jobs")
+
+
 def test_a_missing_image_is_said_and_waited_for(operator: Operator, node: Node, runs: Runs) -> None:
     node.report_storage()
     runs.create("full")
@@ -546,3 +569,44 @@ def test_probes_and_metrics_answer(operator: Operator, node: Node, runs: Runs) -
         "azaion_operator_queue_length 2.0"
     ]
     assert "azaion_operator_leader 1.0" in lines
+
+
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+@pytest.mark.skipif(not FAKETIME.exists(), reason="make apiserver installs libfaketime")
+def test_a_clock_that_moves_by_an_hour_forth_and_back_costs_a_training_nothing(
+    operator: Operator, node: Node, runs: Runs, tmp_path: Path
+) -> None:
+    clock = tmp_path / "clock"
+    clock.write_text("+0\n")
+    operator.kill()
+    operator.environment = {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    try:
+        operator.start()
+        node.report_storage()
+        runs.create("full", training={"epochs": 9})
+        node.complete("full-prepare-1")
+        pod = node.start_pod(node.job("full-train-1"))
+        for epoch, offset in enumerate(("+0", "+1h", "+0", "-1h", "+0"), start=1):
+            clock.write_text(f"{offset}\n")
+            node.report(pod, training=TrainingProgress(completed_epochs=epoch, epochs=9))
+            runs.until("full", completedEpochs=epoch, phase="Running")
+        # What an hour too early seemed to lie ahead is not waited for.
+        node.end_pod(pod, ExitCode.CRASHED)
+        runs.until("full", restarts=1)
+        clock.write_text("-1h\n")
+        runs.patch("full", priority=1)
+        pod = node.start_pod(node.job("full-train-2"))
+        status = runs.until("full", message="starts training, attempt 2")
+        assert [a["reason"] for a in status["attempts"][:-1]] == ["Completed", "Crashed"]
+        assert operator.probe("/livez")[0] == 200
+    finally:
+        operator.kill()
+        operator.environment = {}
+        operator.start()

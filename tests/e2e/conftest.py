@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from tests.demo.clusters import TestCluster
 from tests.demo.terminal import Terminal
+from tests.e2e.observer import DeviceObserver, shared_devices
 from tests.e2e.platform import Platform
 from tests.e2e.story import Story, tell
 
@@ -38,6 +39,25 @@ def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
     finally:
         if not keep:
             place.remove(terminal)
+
+
+@pytest.fixture(scope="session")
+def observer(platform: Platform) -> Iterator[DeviceObserver]:
+    """Watches the GPU from the first test to the last."""
+    found = DeviceObserver(platform.access)
+    found.start()
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture(autouse=True)
+def never_two_at_the_gpu(platform: Platform, observer: DeviceObserver) -> Iterator[None]:
+    """Whatever a test does, no two pods ever share the device."""
+    yield
+    assert observer.pods.overlaps == [], "two pods that ask for the GPU were there at once"
+    assert shared_devices(platform.device_log().splitlines()) == [], "the test device was held by two pods at once"
 
 
 @pytest.fixture(scope="session")

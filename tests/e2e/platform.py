@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -149,9 +150,25 @@ class Platform:
 
     def device_log(self) -> str:
         """What the test device's plugin handed out, a line each."""
-        return output_of(
-            ["python3", "tests/cluster/cluster.py", "logs", "device-plugin", "--name", self.place.name], {}
-        ).decode()
+        return self.cluster("logs", "gpu-events")
+
+    # ---- breaking ----
+
+    def cluster(self, *arguments: str) -> str:
+        """A command of the test cluster: stop or start one of its components, cut its power, enter it."""
+        name = ["--name", self.place.name]
+        program = ["python3", "tests/cluster/cluster.py", arguments[0], *name, *arguments[1:]]
+        return output_of(program, {}).decode()
+
+    def kill_operator(self) -> None:
+        """SIGKILL the operator's processes; its pod is then removed, or the kubelet would back off ever longer."""
+        for pod in self.access.items("pods", "-l", "app.kubernetes.io/component=operator"):
+            for process in processes_of(pod["metadata"]["uid"]):
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        self.access.kubectl(
+            "delete", "pod", "-l", "app.kubernetes.io/component=operator", "--grace-period=0", "--force"
+        )
 
 
 def bundled_monitoring() -> Object:

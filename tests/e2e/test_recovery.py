@@ -23,7 +23,6 @@ def test_a_killed_trainer_goes_on_from_its_verified_checkpoint(platform: Platfor
     assert [int(row) for row in rows] == [1, 2, 3, 4]
 
 
-@pytest.mark.faults
 def test_a_suspended_run_frees_the_device_for_the_next_and_goes_on_where_it_was(
     platform: Platform, story: Story
 ) -> None:
@@ -45,3 +44,21 @@ def test_a_suspended_run_frees_the_device_for_the_next_and_goes_on_where_it_was(
     assert trains[1]["firstEpoch"] == trains[0]["lastEpoch"]
     assert status["restarts"] == 0
     assert condition(status, "Finished")["status"] == "True"
+
+
+def test_a_smoke_run_goes_through_every_stage_and_publishes_nothing(platform: Platform, story: Story) -> None:
+    before = platform.shell("ls -A models | sort")
+    line = platform.access.status("modelline", "azaion")
+    platform.apply("TrainingRun", "smoke", {**small_run(epochs=50), "smoke": True})
+    status = platform.wait_phase("smoke", "Succeeded", 600)
+    assert {a["stage"]: a["reason"] for a in status["attempts"]} == dict.fromkeys(
+        ("prepare", "train", "evaluate", "publish"), "Completed"
+    )
+    assert (status["completedEpochs"], status["epochs"]) == (1, 1)
+    assert status["message"].startswith("a smoke run: two batches went through every stage")
+    assert status["plan"]["trainingSeconds"] > 50 * status["plan"]["batchesPerEpoch"] * 0.9 * float(
+        status["plan"]["secondsPerBatch"]
+    )
+    assert {m["role"] for m in status["models"]} == {"trained", "evaluated", "exported"}
+    assert platform.shell("ls -A models | sort") == before
+    assert platform.access.status("modelline", "azaion") == line

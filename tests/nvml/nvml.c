@@ -8,7 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, LOST = 15 };
+enum { SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, LOST = 15 };
 typedef struct { unsigned int gpu, memory; } Utilization;
 typedef struct { unsigned long long total, free, used; } Memory;
 
@@ -68,6 +68,16 @@ int nvmlDeviceGetHandleByIndex_v2(unsigned int index, void **device) {
     number32(0, "count", &count);
     *device = (void *)(long)(index + 1);
     return index < count ? SUCCESS : INVALID_ARGUMENT;
+}
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
+    unsigned int count = 0, index;
+    char own[128];
+    number32(0, "count", &count);
+    for (index = 0; index < count; index++) {
+        *device = (void *)(long)(index + 1);
+        if (text(*device, "uuid", own, sizeof own) == SUCCESS && !strcmp(own, uuid)) return SUCCESS;
+    }
+    return NOT_FOUND;
 }
 int nvmlDeviceGetUUID(void *device, char *value, unsigned int size) { return text(device, "uuid", value, size); }
 int nvmlDeviceGetName(void *device, char *value, unsigned int size) { return text(device, "name", value, size); }

@@ -19,12 +19,13 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
+from azaion_api.layout import IMAGE_SUFFIXES
 from azaion_consumer import amqp
 from azaion_consumer.amqp import Buffer, Simple
 
 STATUS_PROPERTY = "AnnotationStatus"
 #: File extensions an image may have, in the order they are looked for.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+EXTENSIONS = IMAGE_SUFFIXES
 MAX_NAME_BYTES = 200
 
 _GZIP_MAGIC = b"\x1f\x8b"

@@ -13,7 +13,27 @@ MOUNT_PATH = "/azaion"
 
 CLASSES_FILE = "classes.json"
 DATA_DIRECTORIES = ("data", "data-seed", "data_deleted", "data-corrupted", "data-rejected")
+#: File names of images end in one of these, in either case; everything else in an images/ directory is passed over.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 TOP_DIRECTORIES = (*DATA_DIRECTORIES, "datasets", "models", "runs")
+
+
+_GIB = 1 << 30
+
+
+def needed_free_bytes(capacity_bytes: int) -> int:
+    """Free space below which no run starts: a tenth of the volume, but no more than 100 GiB of it.
+
+    The tenth keeps clear of the 5 % at which the kubelet evicts pods. A training writes tens of gigabytes at most, so on
+    a large disk a tenth would be a waste; above 2 TiB the kubelet's own percentage is the tighter bound, and has to be
+    lowered there if the volume lies on the node's file system.
+    """
+    return min(capacity_bytes // 10, 100 * _GIB)
+
+
+def pausing_free_bytes(capacity_bytes: int) -> int:
+    """Free space below which a training stops at its next checkpoint and waits for space: seven tenths of the above."""
+    return needed_free_bytes(capacity_bytes) * 7 // 10
 
 
 @dataclass(frozen=True)

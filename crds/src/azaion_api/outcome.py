@@ -24,6 +24,7 @@ class ExitCode(enum.IntEnum):
     STALLED = 15
     STORAGE_FULL = 16
     PREEMPTED = 17
+    OVERHEATED = 18
     UPLOAD_FAILED = 20
 
 
@@ -42,6 +43,7 @@ class AttemptReason(enum.StrEnum):
     BAD_SPEC = "BadSpec"
     BAD_DATA = "BadData"
     STORAGE_FULL = "StorageFull"
+    OVERHEATED = "Overheated"
     UPLOAD_FAILED = "UploadFailed"
     CRASHED = "Crashed"
 
@@ -57,6 +59,7 @@ REASON_BY_EXIT_CODE: dict[int, AttemptReason] = {
     ExitCode.STALLED: AttemptReason.STALLED,
     ExitCode.STORAGE_FULL: AttemptReason.STORAGE_FULL,
     ExitCode.PREEMPTED: AttemptReason.PREEMPTED,
+    ExitCode.OVERHEATED: AttemptReason.OVERHEATED,
     ExitCode.UPLOAD_FAILED: AttemptReason.UPLOAD_FAILED,
 }
 

@@ -1,7 +1,7 @@
 """What a pod tells the operator, in the ConfigMap made for it.
 
-A report carries the pod's UID and a sequence number. The operator ignores a report of another version, of a pod that is
-not the attempt it watches, or with a sequence not above the last one. Floats are allowed here (status has none),
+A report carries the pod's UID, its process and a sequence number. The operator ignores a report of another version, of a
+pod that is not the attempt it watches, or with a sequence not above the last one of the same process. Floats are allowed here (status has none),
 NaN and infinity are not: they are None, and `loss_finite` says so.
 """
 
@@ -22,6 +22,7 @@ from azaion_api.training_run import (
     EvaluationStatus,
     PromotionStatus,
     PublishedModel,
+    RunPlanStatus,
     Stage,
     UploadStatus,
 )
@@ -39,6 +40,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_def
     #: Made by a factory, as a plain default would be left out of the JSON and a later version could not be told.
     version: int = msgspec.field(default_factory=lambda: REPORT_VERSION)
     pod_uid: str
+    #: Which process of the pod wrote it, set by the Reporter: sequences compare within one process only.
+    process: str = ""
     #: From `Reporter.next_sequence`.
     sequence: Annotated[int, Meta(ge=1)]
     time: Annotated[datetime, Meta(tz=True)]
@@ -103,6 +106,7 @@ class RunReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults
     progress: Progress = msgspec.field(default_factory=Progress)
     training: TrainingProgress | None = None
     dataset: DatasetStatus | None = None
+    plan: RunPlanStatus | None = None
     evaluation: EvaluationStatus | None = None
     models: tuple[PublishedModel, ...] = ()
     #: Publish: the dated directory under models/ and the decision it carried out.

@@ -7,6 +7,7 @@ import os
 import random
 import threading
 import time
+import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -79,15 +80,16 @@ class Reporter:
         self._closing = False
         self._stopped = False
         self._sequence = 0
+        self._process = uuid.uuid4().hex[:12]
         self._newest = 0
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
         self._thread.start()
 
     def next_sequence(self) -> int:
-        """A number above all before it; a report with a number not above the last one is ignored by the operator.
+        """A number above all before it; a report with a number not above this process's last one is ignored.
 
-        It is the clock in milliseconds where that is higher, so that a container started again in the same pod goes
-        on above what its predecessor wrote.
+        It is the clock in milliseconds where that is higher: an operator of a release before reports named their
+        process takes a container that was started again in the same pod for a later word of its predecessor.
         """
         with self._wake:
             self._sequence = max(self._sequence + 1, time.time_ns() // 1_000_000)
@@ -95,7 +97,7 @@ class Reporter:
 
     def send(self, report: Report) -> None:
         """Hand over the newest report and return at once; one older than the last, or after `close`, is dropped."""
-        body = msgspec.json.encode(report)
+        body = msgspec.json.encode(msgspec.structs.replace(report, process=self._process))
         with self._wake:
             if self._closing or report.sequence < self._newest:
                 return

@@ -48,6 +48,10 @@ class RunTask(Resource, frozen=True, kw_only=True):
     dataset: DatasetStatus | None = None
     #: Images per step in force when the operator lowered it.
     batch: int | None = None
+    #: The budget is spent: no more training, only the best model so far made ready.
+    wrap_up: bool = False
+    #: What the learning rate is multiplied by, lowered after a loss that was not finite.
+    learning_rate_factor: float = 1.0
     #: The line's current model, a .pt relative to the storage root; None when there is none.
     current_model: str | None = None
     #: What publish has to carry out and record in the sidecar; None before.

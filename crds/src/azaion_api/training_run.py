@@ -243,6 +243,23 @@ class OutOfMemory(Resource, frozen=True, kw_only=True):
     ] = 1
 
 
+class GpuGuard(Resource, frozen=True, kw_only=True):
+    """What a training does when its GPU gets too hot; temperatures in degrees Celsius."""
+
+    enabled: Annotated[bool, Meta(description="Watch the temperature of the GPU that is trained on.")] = True
+    max_celsius: Annotated[
+        int, Meta(ge=40, le=120, description="Above this the training pauses between two batches.")
+    ] = 90
+    resume_below_celsius: Annotated[
+        int,
+        Meta(
+            ge=30,
+            le=119,
+            description="Below this it goes on. Hotter than that for 5 minutes, it saves and frees the GPU, and the queue waits.",
+        ),
+    ] = 75
+
+
 class Recovery(Resource, frozen=True, kw_only=True):
     """What a run does about its own faults."""
 
@@ -268,6 +285,36 @@ class Recovery(Resource, frozen=True, kw_only=True):
         ]
         | None
     ) = None
+    gpu_guard: Annotated[GpuGuard, Meta(description="What happens when the GPU gets too hot.")] = msgspec.field(
+        default_factory=GpuGuard
+    )
+
+
+class OnExhausted(enum.StrEnum):
+    """Publish goes on with the best model so far, Fail ends the run."""
+
+    PUBLISH = "Publish"
+    FAIL = "Fail"
+
+
+class Budget(Resource, frozen=True, kw_only=True):
+    """How long a run may prepare and train; judging and publishing what there is comes on top."""
+
+    active_seconds: (
+        Annotated[
+            int,
+            Meta(
+                ge=60,
+                le=315360000,
+                description="Seconds its pods may run, over all attempts and suspensions; waiting does not count. No limit when empty.",
+            ),
+        ]
+        | None
+    ) = None
+    on_exhausted: Annotated[
+        OnExhausted,
+        Meta(description="Publish saves, stops training and goes on with the best model so far; Fail ends the run."),
+    ] = OnExhausted.PUBLISH
 
 
 class Evaluation(Resource, frozen=True, kw_only=True):
@@ -664,6 +711,11 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
             message="has to be a number of images from 1 to 4096, or Auto to fit the GPU's memory",
         ),
         Rule(
+            rule="self.recovery.gpuGuard.resumeBelowCelsius < self.recovery.gpuGuard.maxCelsius",
+            field_path=".recovery.gpuGuard",
+            message="resumeBelowCelsius has to be lower than maxCelsius, for example 75 and 90",
+        ),
+        Rule(
             rule=f"!has(self.training.parameters) || !self.training.parameters.exists(k, {_NOT_ALLOWED})",
             field_path=".training.parameters",
             message=f"a name is not an ultralytics argument that may be set here: {_WHY_NOT_ALLOWED}",
@@ -700,6 +752,8 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
         _frozen("runtimeClassName"),
         _frozen("queueName"),
         _frozen("storage"),
+        _frozen("smoke"),
+        _frozen("budget"),
         _frozen("recovery"),
         _frozen("evaluation"),
         _frozen("export"),
@@ -779,6 +833,13 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
     suspend: Annotated[
         bool, Meta(description="True saves a checkpoint and frees the GPU; false goes on where it was.")
     ] = False
+    smoke: Annotated[
+        bool,
+        Meta(
+            description="True takes two batches through every stage, to check a long run before committing to it; nothing is published."
+        ),
+    ] = False
+    budget: Annotated[Budget, Meta(description="How long the run may train.")] = msgspec.field(default_factory=Budget)
     ttl_seconds_after_finished: (
         Annotated[
             int,
@@ -802,6 +863,11 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
     publish: Annotated[Publish, Meta(description="What happens to the trained model.")] = msgspec.field(
         default_factory=Publish
     )
+
+    @property
+    def epochs(self) -> int:
+        """Epochs in all: one of two batches in a smoke run."""
+        return 1 if self.smoke else self.training.epochs
 
 
 class Phase(enum.StrEnum):
@@ -978,6 +1044,26 @@ class Attempt(Resource, frozen=True, kw_only=True):
     node: Annotated[str, Meta(max_length=253, description="Node it ran on.")] | None = None
 
 
+class RunPlanStatus(Resource, frozen=True, kw_only=True):
+    """What the run is going to take, measured with a few batches on its own device before it started."""
+
+    seconds_per_batch: Annotated[Decimal, Meta(description="Seconds a batch takes, loading included.")]
+    batches_per_epoch: Annotated[int, Meta(description="Batches of one epoch.")]
+    training_seconds: Annotated[int, Meta(description="Expected seconds of all epochs, validation included.")]
+    dataset_bytes: Annotated[int, Meta(description="Size of the data set's files in bytes; hard links share it.")] = 0
+    checkpoint_bytes: Annotated[
+        int, Meta(description="Most bytes that verified checkpoints and kept epochs are going to take.")
+    ] = 0
+    export_bytes: Annotated[int, Meta(description="Bytes that model and exports are going to take.")] = 0
+    available_bytes: Annotated[int, Meta(description="Bytes the volume had free for the run.")] = 0
+    gpu_memory_bytes: Annotated[int, Meta(description="GPU memory a step takes in bytes; empty on a CPU.")] | None = (
+        None
+    )
+    gpu_memory_total_bytes: Annotated[int, Meta(description="GPU memory there is in bytes; empty on a CPU.")] | None = (
+        None
+    )
+
+
 class PublishedModel(Resource, frozen=True, kw_only=True):
     """One file the run made."""
 
@@ -1078,6 +1164,9 @@ class TrainingRunStatus(Resource, frozen=True, kw_only=True):
     evaluation: Annotated[EvaluationStatus, Meta(description="What the evaluation found on the test split.")] | None = (
         None
     )
+    plan: (
+        Annotated[RunPlanStatus, Meta(description="What the run is going to take, measured before it started.")] | None
+    ) = None
     attempts: Annotated[
         tuple[Attempt, ...],
         Meta(
@@ -1116,6 +1205,20 @@ class TrainingRunStatus(Resource, frozen=True, kw_only=True):
         ),
     ] = ()
     iteration: Annotated[int, Meta(description="Which training of its line this is, counted from 1.")] | None = None
+    learning_rate_factor: (
+        Annotated[
+            Decimal,
+            Meta(description="What the learning rate is multiplied by; halved after each loss that is not finite."),
+        ]
+        | None
+    ) = None
+    lost_turn_time: (
+        Annotated[
+            datetime,
+            Meta(description="When its pod could not be scheduled for so long that the runs behind it went first."),
+        ]
+        | None
+    ) = None
     image: (
         Annotated[str, Meta(max_length=512, description="Trainer image, fixed at release for all attempts.")] | None
     ) = None

@@ -247,7 +247,7 @@ def _attempt(pod: Pod, attempt: Attempt, reports: Mapping[str, RunReport], now: 
     if end is None:
         return _with_active(attempt, report.time if report else None)
     if end.reason is AttemptReason.COMPLETED and not is_last(report):
-        if now - end.time < LAST_REPORT_GRACE:
+        if abs(now - end.time) < LAST_REPORT_GRACE:
             return attempt
         end = Ending(AttemptReason.CRASHED, "it ended well, but its last report never arrived", end.exit_code, end.time)
     return _with_active(

@@ -12,6 +12,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from azaion_api.health import HEALTH_REPORT, HEALTH_REPORT_KEY, HealthReport, parse_health_report
+from azaion_api.layout import needed_free_bytes
 from azaion_api.names import (
     LABEL_DEVICE,
     LABEL_INGEST,
@@ -295,8 +296,8 @@ class Cache:
 
 
 def _without_counts(report: StorageReport) -> StorageReport:
-    """What matters to a run that waits for something else than images; free space counts in percent."""
-    percent = 100 * report.available_bytes // report.capacity_bytes if report.capacity_bytes else 0
+    """What matters to a run that waits for something else than images; of the free space, whether it suffices."""
+    enough = int(report.available_bytes >= needed_free_bytes(report.capacity_bytes))
     return msgspec.structs.replace(
-        report, images={}, sequence=1, time=EPOCH, capacity_bytes=report.capacity_bytes, available_bytes=percent
+        report, images={}, sequence=1, time=EPOCH, capacity_bytes=report.capacity_bytes, available_bytes=enough
     )

@@ -16,6 +16,7 @@ from azaion_operator.errors import (
     AlreadyExistsError,
     ClusterError,
     ConflictError,
+    InvalidError,
     NotFoundError,
     RefusedError,
     UnreachableError,
@@ -198,4 +199,4 @@ def _error(what: str, status: int, data: bytes) -> ClusterError:
         return AlreadyExistsError(text) if reason == "AlreadyExists" else ConflictError(text)
     if status in (401, 408, 410, 429) or status >= 500:
         return UnreachableError(text)
-    return RefusedError(message or text)
+    return InvalidError(message or text) if status == 422 else RefusedError(message or text)

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from time import monotonic
 
 from azaion_api.names import LABEL_DEVICE, LABEL_RUN, Kind
 from azaion_operator.cache import Cache, Key
 from azaion_operator.cluster import Cluster
 from azaion_operator.objects import JOBS, PODS, Job, Pod
+from azaion_operator.recovery import COOLING
 
 log = logging.getLogger(__name__)
 
+#: How often the queue is formed anew for runs that stand in it already, at most.
+_LOOK_EVERY_S = 0.05
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 
@@ -34,6 +39,12 @@ class Entry:
     released: datetime | None = None
     #: It could start now if it were its turn.
     waits: bool = False
+    #: When it is expected to leave the device.
+    until: datetime | None = None
+    #: When its pod could not be scheduled for so long that others went first; until it is released again.
+    lost_turn: datetime | None = None
+    #: Until when the GPU it made too hot is left alone.
+    hot_until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,10 @@ class Queue:
     line: tuple[str, ...] = ()
     occupants: tuple[Occupant, ...] = ()
     places: dict[str, int] = field(default_factory=dict)
+    #: When the holder is expected to leave the device.
+    until: datetime | None = None
+    #: Until when the GPU is left to cool down.
+    hot_until: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -68,12 +83,16 @@ class Turn:
     place: int = 0
     #: What has to end first, for people; empty when nothing.
     waits_for: str = ""
+    #: Somebody else could start.
+    others_wait: bool = False
+    #: The GPU has to cool down first.
+    hot: bool = False
     #: Decided from a LIST past the cache, under the lock. Only such a turn may be acted on.
     confirmed: bool = False
 
 
 def form_queue(entries: Iterable[Entry], jobs: Iterable[Job], pods: Iterable[Pod]) -> Queue:
-    """The queue: by priority, then age. Jobs and pods are those labelled for the device."""
+    """The queue: by priority, then age, but those that lost their turn last. Jobs and pods are those at the device."""
     occupants = (
         *(Occupant("Job", j.metadata.name, j.metadata.labels.get(LABEL_RUN, "")) for j in jobs if j.live),
         *(Occupant("pod", p.metadata.name, p.metadata.labels.get(LABEL_RUN, "")) for p in pods if not p.ended),
@@ -85,26 +104,41 @@ def form_queue(entries: Iterable[Entry], jobs: Iterable[Job], pods: Iterable[Pod
         (entry for entry in entries if entry.holds),
         key=lambda e: (e.name not in at_device, e.released or _EARLIEST, e.name),
     )
-    line = sorted((entry for entry in entries if entry.waits), key=lambda e: (-e.priority, e.created, e.name))
+    line = sorted(
+        (entry for entry in entries if entry.waits),
+        key=lambda e: (e.lost_turn is not None, e.lost_turn or _EARLIEST, -e.priority, e.created, e.name),
+    )
     names = tuple(entry.name for entry in line)
     return Queue(
         holder=holders[0].name if holders else None,
         line=names,
         occupants=tuple(sorted(occupants, key=lambda o: (o.run, o.kind, o.name))),
         places={name: place for place, name in enumerate(names, start=1)},
+        until=holders[0].until if holders else None,
+        hot_until=max((entry.hot_until for entry in entries if entry.hot_until is not None), default=None),
     )
 
 
 def turn_of(queue: Queue, run: str, *, confirmed: bool = False) -> Turn:
     """How that run stands."""
     place = 0 if queue.holder == run else queue.places.get(run, 0)
+    others_wait = any(name != run for name in queue.line)
+
+    def wait(text: str, *, hot: bool = False) -> Turn:
+        return Turn(False, place, text, others_wait, hot, confirmed)
+
     if queue.holder not in (None, run):
-        return Turn(False, place, f"run {queue.holder} is at the device", confirmed)
+        until = f" until about {queue.until:%Y-%m-%d %H:%M} UTC" if queue.until is not None else ""
+        return wait(f"run {queue.holder} is at the device{until}")
+    if queue.hot_until is not None and queue.holder != run:
+        return wait(
+            f"the GPU has to cool down, until {queue.hot_until:%H:%M} UTC if nobody reads its temperature", hot=True
+        )
     if place > 1:
-        return Turn(False, place, f"run {queue.line[0]} goes first", confirmed)
+        return wait(f"run {queue.line[0]} goes first")
     if queue.occupants:
-        return Turn(False, place, f"{queue.occupants[0]} has not ended yet", confirmed)
-    return Turn(True, place, "", confirmed)
+        return wait(f"{queue.occupants[0]} has not ended yet")
+    return Turn(True, place, "", others_wait, confirmed=confirmed)
 
 
 class DeviceQueue:
@@ -116,6 +150,8 @@ class DeviceQueue:
         cache: Cache,
         entries: Callable[[], Iterable[Entry]],
         mark: Callable[[Key], None],
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        is_cool: Callable[[], bool | None] = lambda: None,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
@@ -124,37 +160,94 @@ class DeviceQueue:
         self._lock = asyncio.Lock()
         self._seen = Queue()
         self._seen_revision: object = None
+        self._formed = -math.inf
+        self._next_look: asyncio.TimerHandle | None = None
+        self._clock = clock
+        self._is_cool = is_cool
+        #: Also when the run that made the GPU hot is gone.
+        self._hot_until: datetime | None = None
 
     def __len__(self) -> int:
         return len(self.look().line)
 
-    def look(self) -> Queue:
-        """The queue as the cache shows it; runs whose place changed are marked."""
-        revision = self._cache.revision()
-        if revision != self._seen_revision:
-            before, self._seen_revision = self._seen, revision
-            self._seen = form_queue(
+    def look(self, run: str | None = None) -> Queue:
+        """The queue as the cache shows it; runs whose place changed are marked.
+
+        To a run that stands in the queue already, one that is a moment old may be shown: with a thousand runs, forming
+        it anew for each of them at each change of any would be most of the operator's work. A look follows soon.
+        """
+        if (self._cache.revision(), self._is_hot()) != self._seen_revision:
+            if run in self._seen.places and monotonic() - self._formed < _LOOK_EVERY_S:
+                self._look_soon()
+                return self._seen
+            before = self._seen
+            found = form_queue(
                 self._entries(),
                 (job for job in self._cache.jobs if LABEL_DEVICE in job.metadata.labels),
                 (pod for pod in self._cache.pods if LABEL_DEVICE in pod.metadata.labels),
             )
+            self._hot_until = max((t for t in (self._hot_until, found.hot_until) if t is not None), default=None)
+            self._seen = replace(
+                found,
+                until=_steady(before, found, self._clock()),
+                hot_until=self._hot_until if self._is_hot() else None,
+            )
+            self._seen_revision = (self._cache.revision(), self._is_hot())
+            self._formed = monotonic()
             for name in _affected(before, self._seen):
                 self._mark(Key(Kind.TRAINING_RUN, name))
         return self._seen
+
+    def _look_soon(self) -> None:
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look_now)
+
+    def _look_now(self) -> None:
+        self._next_look = None
+        self.look()
+
+    def _is_hot(self) -> bool:
+        """Whether the GPU is still too hot: by its thermometer, or else by the clock."""
+        if self._hot_until is None:
+            return False
+        cool = self._is_cool()
+        if cool is not None:
+            return not cool
+        # Later than that only a clock that was set back has it.
+        return self._clock() < self._hot_until < self._clock() + 2 * COOLING
+
+    @property
+    def hot(self) -> bool:
+        """Whether the queue waits for the GPU to cool down."""
+        return self.look().hot_until is not None
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
         """Within, the cache shows a fresh LIST of the Jobs and pods at the device, and nobody else acts on it."""
         async with self._lock:
-            for resource in (JOBS, PODS):
-                listed = await self._cluster.list(resource, f"{LABEL_DEVICE}=true")
-                self._cache.replace(resource, listed.items, listed.resource_version, device=True)
+            selector = f"{LABEL_DEVICE}=true"
+            listed = await asyncio.gather(*(self._cluster.list(resource, selector) for resource in (JOBS, PODS)))
+            for resource, found in zip((JOBS, PODS), listed, strict=True):
+                self._cache.replace(resource, found.items, found.resource_version, device=True)
             yield
+
+
+def _steady(before: Queue, after: Queue, now: datetime) -> datetime | None:
+    """When the device gets free, in whole five minutes; it moves only when the estimate did by a tenth of the rest.
+
+    It stands in the message of every run that waits, and an estimate moves a little with every report.
+    """
+    if after.until is None:
+        return None
+    old = before.until if before.holder == after.holder else None
+    if old is not None and abs(after.until - old) <= max(timedelta(minutes=10), (after.until - now) / 10):
+        return old
+    return datetime.fromtimestamp(math.ceil(after.until.timestamp() / 300) * 300, UTC)
 
 
 def _affected(before: Queue, after: Queue) -> Iterable[str]:
     """Runs whose turn reads differently now."""
-    if before.holder != after.holder:
+    if (before.holder, before.until, before.hot_until) != (after.holder, after.until, after.hot_until):
         yield from after.line
         if after.holder is not None:
             yield after.holder

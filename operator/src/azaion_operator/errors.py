@@ -33,3 +33,7 @@ class ConflictError(ClusterError):
 
 class RefusedError(ClusterError):
     """The API server understood and said no (400, 403, 422); asking again changes nothing."""
+
+
+class InvalidError(RefusedError):
+    """The object itself is at fault (422): whoever described it has to describe it otherwise."""

@@ -299,6 +299,8 @@ R = TypeVar("R", bound=Report)
 
 
 def _newer(report: R, known: R | None) -> R:
-    if known is None or report.pod_uid != known.pod_uid:
+    if known is None or (report.pod_uid, report.process) != (known.pod_uid, known.process):
+        # A container that was started again counts anew, whatever its clock says; the ConfigMap's own version, by
+        # which it is the newer word, is the cache's affair.
         return report
     return report if report.sequence > known.sequence else known

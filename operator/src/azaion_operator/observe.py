@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from azaion_api.names import JobStage, Kind, ingest_deployment, ingest_report, line_report, run_report
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
@@ -25,8 +25,11 @@ _LABEL_JOB = "batch.kubernetes.io/job-name"
 class Observer:
     """Snapshots of the cache."""
 
-    def __init__(self, cache: Cache, settings: PodSettings) -> None:
+    def __init__(
+        self, cache: Cache, settings: PodSettings, gpu_celsius: Callable[[], float | None] = lambda: None
+    ) -> None:
         self._cache = cache
+        self._gpu_celsius = gpu_celsius
         self._settings = settings
         self._entries: dict[str, tuple[object, Entry]] = {}
 
@@ -47,6 +50,7 @@ class Observer:
             leftover_jobs=frozenset(job.metadata.name for job in jobs) - {job.metadata.name for job in own},
             reports=reports.by_pod if reports else {},
             has_report_map=reports is not None,
+            gpu_celsius=self._gpu_celsius(),
             line=self.line_named(run.spec.line_ref.name),
             # Looked up where it is used: at the release of a run.
             next_iteration=self._next_iteration(run) if turn.confirmed else 0,

@@ -14,8 +14,10 @@ from azaion_api.training_run import (
     FINISHED_PHASES,
     Attempt,
     ExportFormat,
+    OnExhausted,
     Phase,
     PromotionDecision,
+    PromotionStatus,
     TrainingRunStatus,
 )
 from azaion_operator import gate, status_run
@@ -23,9 +25,9 @@ from azaion_operator.attempts import Counted, attempt_number, count, obstacle, r
 from azaion_operator.device_queue import Entry
 from azaion_operator.objects import Job, Pod
 from azaion_operator.readiness import current_model, has_space, missing, uses_own_storage
-from azaion_operator.recovery import GiveUp, Retry, remedy
+from azaion_operator.recovery import COOLING, GiveUp, Retry, remedy
 from azaion_operator.specs.identity import Child, identity, report_map
-from azaion_operator.specs.job import ANNOTATION_EPOCHS, job
+from azaion_operator.specs.job import ANNOTATION_EPOCHS, ANNOTATION_WRAP_UP, job
 from azaion_operator.specs.line import line
 from azaion_operator.specs.notice import notice_job
 from azaion_operator.status_run import current_stage, is_done
@@ -34,6 +36,14 @@ from azaion_operator.view import RunView
 
 #: A Job without a pod for this long is not just slow.
 _NO_POD = timedelta(seconds=20)
+#: By how much the clocks of nodes and operator may differ.
+_CLOCK_SKEW = timedelta(minutes=1)
+#: How often the GPU's temperature is looked at while it has to cool down.
+_LOOK_AT_HEAT = timedelta(seconds=15)
+#: A pod that no node takes for this long lets the runs behind it go first.
+_UNSCHEDULED_PATIENCE = timedelta(minutes=10)
+#: Stages whose seconds count against a budget.
+_BUDGETED = (JobStage.PREPARE, JobStage.TRAIN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +75,8 @@ class Step:
     stop: tuple[Job, ...] = ()
     #: Why the run fails, as a condition's reason.
     failure: str = ""
+    #: The runs behind it go first.
+    loses_turn: bool = False
     needs_device: bool = False
     again_in_s: float | None = None
 
@@ -105,6 +117,21 @@ class Standing:
         return next((a for a in reversed(self.status.attempts) if a.ended is None), None)
 
     @property
+    def budget_left_s(self) -> float | None:
+        """Seconds until the budget is spent if a pod runs, at most 0 when it is; None without a budget to keep."""
+        seconds = self.view.run.spec.budget.active_seconds
+        if seconds is None or self.stage not in _BUDGETED:
+            return None
+        live = self.live_attempt
+        since = (self.now - live.started).total_seconds() - live.active_seconds if live and live.started else 0.0
+        return seconds - self.status.active_seconds - max(0.0, since)
+
+    @property
+    def budget_is_spent(self) -> bool:
+        left_s = self.budget_left_s
+        return left_s is not None and left_s <= 0
+
+    @property
     def waiting_phase(self) -> Phase:
         """Phase of a run that waits: it keeps the device once released."""
         return Phase.RUNNING if self.holds else Phase.QUEUED
@@ -131,6 +158,9 @@ def _judged(view: RunView, status: TrainingRunStatus) -> TrainingRunStatus:
     decided = status.promotion is not None and status.promotion.decision is not PromotionDecision.WAITING
     if decided or status.evaluation is None or not is_done(status, JobStage.EVALUATE):
         return status
+    if view.run.spec.smoke:
+        nothing = PromotionStatus(decision=PromotionDecision.REJECTED, reason="a smoke run publishes nothing")
+        return msgspec.structs.replace(status, promotion=nothing)
     current = current_model(view.run.spec.line_ref.name, view.line, view.storage)
     pinned = view.line.spec.pinned_model if view.line is not None else None
     return msgspec.structs.replace(status, promotion=gate.decide(view.run.spec, status.evaluation, current, pinned))
@@ -139,8 +169,11 @@ def _judged(view: RunView, status: TrainingRunStatus) -> TrainingRunStatus:
 def next_step(standing: Standing) -> Step:
     """The first of the decisions, in this order, that applies."""
     for decision in (
+        _refuse,
         _await_last_report,
         _stop_what_should_not_run,
+        _keep_to_budget,
+        _lose_turn,
         _let_it_work,
         _give_up,
         _stay_suspended,
@@ -158,6 +191,14 @@ def next_step(standing: Standing) -> Step:
     return _start(standing)
 
 
+def _refuse(standing: Standing) -> Step | None:
+    """The API server takes no Job of this spec, and what is at fault cannot change: the run is over."""
+    if not standing.view.refused:
+        return None
+    message = f"{standing.view.refused}; make a new run with that mended"
+    return Step(phase=Phase.FAILED, message=message, failure=AttemptReason.BAD_SPEC)
+
+
 def _await_last_report(standing: Standing) -> Step | None:
     if not standing.counted.report_is_due:
         return None
@@ -172,11 +213,9 @@ def _stop_what_should_not_run(standing: Standing) -> Step | None:
     )
     if jobs and spec.suspend:
         return Step(phase=Phase.RUNNING, message="saves what it has, to be suspended", held="Suspending", stop=jobs)
-    outdated = tuple(
-        job for job in jobs if stage_of(job) is JobStage.TRAIN and _told_epochs(job) < spec.training.epochs
-    )
+    outdated = tuple(job for job in jobs if stage_of(job) is JobStage.TRAIN and _told_epochs(job) < spec.epochs)
     if outdated:
-        message = f"saves a checkpoint, to go on with {spec.training.epochs} epochs"
+        message = f"saves a checkpoint, to go on with {spec.epochs} epochs"
         return Step(phase=Phase.RUNNING, message=message, held="EpochsRaised", stop=outdated)
     return None
 
@@ -184,6 +223,54 @@ def _stop_what_should_not_run(standing: Standing) -> Step | None:
 def _told_epochs(job: Job) -> int:
     value = job.metadata.annotations.get(ANNOTATION_EPOCHS, "")
     return int(value) if value.isdigit() else 0
+
+
+def _keep_to_budget(standing: Standing) -> Step | None:
+    """A spent budget ends training: the pod saves, and the best model so far goes on, or the run fails."""
+    budget = standing.view.run.spec.budget
+    if budget.active_seconds is None or not standing.budget_is_spent:
+        return None
+    spent = f"its budget of {duration(budget.active_seconds)} is spent"
+    working = tuple(job for job in standing.live_jobs if ANNOTATION_WRAP_UP not in job.metadata.annotations)
+    stop = tuple(job for job in working if job.metadata.deletion_timestamp is None)
+    if stop:
+        return Step(phase=Phase.RUNNING, message=f"saves what it has, {spent}", held="BudgetSpent", stop=stop)
+    if standing.live_jobs or standing.live_pods:
+        return None
+    if budget.on_exhausted is OnExhausted.FAIL:
+        message = f"{spent} (spec.budget); its checkpoints stay for a new run with training.resumeFrom"
+        return Step(phase=Phase.FAILED, message=message, failure="BudgetSpent")
+    if standing.status.best is None:
+        message = f"{spent} (spec.budget) before the first epoch was complete, so there is no model to go on with"
+        return Step(phase=Phase.FAILED, message=message, failure="BudgetSpent")
+    return None
+
+
+def _lose_turn(standing: Standing) -> Step | None:
+    """A pod that no node takes holds up nobody for ever."""
+    since = _unscheduled_since(standing)
+    if since is None or standing.now - since < _UNSCHEDULED_PATIENCE or not standing.view.turn.others_wait:
+        return None
+    jobs = tuple(
+        job for job in standing.live_jobs if job.metadata.deletion_timestamp is None and stage_of(job) in DEVICE_STAGES
+    )
+    if not jobs:
+        return None
+    hindered = obstacle(standing.live_pods[-1])
+    why = hindered.message if hindered else ""
+    message = f"lets the next run go first, after {duration(_UNSCHEDULED_PATIENCE.total_seconds())}: {why}"
+    return Step(phase=Phase.RUNNING, message=message, held="Unschedulable", stop=jobs, loses_turn=True)
+
+
+def _unscheduled_since(standing: Standing) -> datetime | None:
+    """Since when the scheduler has found no node for the run's pod."""
+    if not standing.live_pods:
+        return None
+    pod = standing.live_pods[-1]
+    condition = pod.condition("PodScheduled", "False")
+    if condition is None or condition.reason != "Unschedulable":
+        return None
+    return condition.last_transition_time or pod.metadata.creation_timestamp
 
 
 def _let_it_work(standing: Standing) -> Step | None:
@@ -200,7 +287,14 @@ def _let_it_work(standing: Standing) -> Step | None:
         queue = standing.view.run.spec.queue_name or ""
         return Step(phase=Phase.RUNNING, message=f"waits for Kueue to admit it ({queue})", held="AwaitingAdmission")
     if pods and (hindered := obstacle(pods[-1])):
-        return Step(phase=Phase.RUNNING, message=hindered.message, held=hindered.reason)
+        since = _unscheduled_since(standing)
+        again_in_s = (_UNSCHEDULED_PATIENCE - (standing.now - since)).total_seconds() if since else None
+        return Step(
+            phase=Phase.RUNNING,
+            message=hindered.message,
+            held=hindered.reason,
+            again_in_s=again_in_s if again_in_s is not None and again_in_s > 0 else None,
+        )
     if not pods:
         return _without_pod(standing, jobs[-1])
     if attempt is None or attempt.started is None:
@@ -253,6 +347,12 @@ def _stay_suspended(standing: Standing) -> Step | None:
 
 def _end_well(standing: Standing) -> Step | None:
     promotion = standing.status.promotion
+    if standing.view.run.spec.smoke:
+        # Also the publication is tried, up to where something would change.
+        if standing.stage is not None:
+            return None
+        message = "a smoke run: two batches went through every stage, and nothing was published"
+        return Step(phase=Phase.SUCCEEDED, message=message)
     if promotion is not None and promotion.decision is PromotionDecision.REJECTED:
         return Step(phase=Phase.SUCCEEDED, message=sentence(f"not promoted: {promotion.reason}"))
     if standing.stage is None:
@@ -283,14 +383,24 @@ def _back_off(standing: Standing) -> Step | None:
             phase=phase, message=f"waits for space on the volume; {verdict.why}", held=AttemptReason.STORAGE_FULL
         )
     left_s = (verdict.at - standing.now).total_seconds()
-    # Where the free space is known, it decides, not the clock.
+    if verdict.after > standing.now + _CLOCK_SKEW:
+        # The clock was set back since; nobody waits until it has caught up.
+        left_s = 0.0
+    # Where the free space is known, it decides, not the clock; so it is with the GPU's temperature.
+    if verdict.needs_cooling and (celsius := standing.view.gpu_celsius) is not None:
+        cool = celsius < standing.view.run.spec.recovery.gpu_guard.resume_below_celsius
+        left_s = 0.0 if cool else _LOOK_AT_HEAT.total_seconds()
     if left_s <= 0 or (verdict.needs_space and space):
         return None
     message = sentence(f"tries again in {duration(left_s)}; {verdict.why}")
+    if verdict.needs_cooling:
+        message = sentence(f"lets the GPU cool down; {verdict.why}")
     before = standing.view.run.status.message
-    if before.endswith(verdict.why) and before.startswith("tries again"):
+    if before.endswith(verdict.why) and before.startswith("tries again") and not verdict.needs_cooling:
         # Said already; a clock in a message would be a write a second.
         message = before
+    if verdict.needs_cooling:
+        left_s = min(left_s, _LOOK_AT_HEAT.total_seconds())
     return Step(phase=phase, message=message, held="Retrying", again_in_s=left_s)
 
 
@@ -337,7 +447,13 @@ def _await_turn(standing: Standing) -> Step | None:
     turn = standing.view.turn
     if not turn.go:
         place = f"place {turn.place} in the queue: " if turn.place else ""
-        return Step(phase=standing.waiting_phase, message=sentence(f"{place}{turn.waits_for}"), held="Queued")
+        again_in_s = _LOOK_AT_HEAT.total_seconds() if turn.hot else None
+        return Step(
+            phase=standing.waiting_phase,
+            message=sentence(f"{place}{turn.waits_for}"),
+            held="Queued",
+            again_in_s=again_in_s,
+        )
     if not turn.confirmed:
         return Step(phase=standing.waiting_phase, message="", needs_device=True)
     return None
@@ -374,6 +490,7 @@ def _carried_out(standing: Standing, step: Step) -> RunPlan:
         stage=status_run.stage_at(status, standing.closing, view.reports) if working else None,
         message=sentence(step.message),
         completion_time=in_seconds(now) if result else None,
+        lost_turn_time=in_seconds(now) if step.loses_turn else status.lost_turn_time,
     )
     facts = status_run.Facts(
         status=status,
@@ -398,8 +515,13 @@ def _carried_out(standing: Standing, step: Step) -> RunPlan:
         create=(*_children(standing, status, step), *_notices(view, status, told)),
         stop=step.stop,
         release=release,
-        again_in_s=step.again_in_s,
+        again_in_s=_soonest(step.again_in_s, standing.budget_left_s if live and live.started else None),
     )
+
+
+def _soonest(*seconds: float | None) -> float | None:
+    """The smallest of those that are times to come."""
+    return min((s for s in seconds if s is not None and s > 0), default=None)
 
 
 def _released(view: RunView, status: TrainingRunStatus, now: datetime) -> TrainingRunStatus:
@@ -410,7 +532,9 @@ def _released(view: RunView, status: TrainingRunStatus, now: datetime) -> Traini
         start_time=status.start_time or in_seconds(now),
         image=status.image or view.settings.trainer_image,
         directory=status.directory or run_directory(meta.name, meta.uid),
-        iteration=status.iteration or view.next_iteration,
+        # A smoke run is no training of its line.
+        iteration=None if view.run.spec.smoke else status.iteration or view.next_iteration,
+        lost_turn_time=None,
     )
 
 
@@ -431,6 +555,8 @@ def _children(standing: Standing, status: TrainingRunStatus, step: Step) -> tupl
         report=run_report(run.metadata.name),
         dataset=status.dataset,
         batch=_lowered_batch(standing, status),
+        wrap_up=stage is JobStage.TRAIN and standing.budget_is_spent,
+        learning_rate_factor=float(status.learning_rate_factor or 1),
         current_model=current_model(run.spec.line_ref.name, view.line, view.storage),
         promotion=status.promotion if stage is JobStage.PUBLISH else None,
         deployed=_deployed(status) if stage is JobStage.UPLOAD else None,
@@ -489,8 +615,9 @@ def _after_the_end(view: RunView, now: datetime) -> RunPlan:
 
 
 def holds_device(status: TrainingRunStatus) -> bool:
-    """Whether the run was released and its device stages have not ended."""
-    return status.phase is Phase.RUNNING and any(not is_done(status, stage) for stage in DEVICE_STAGES)
+    """Whether the run was released, has not lost its turn since, and its device stages have not ended."""
+    released = status.phase is Phase.RUNNING and status.lost_turn_time is None
+    return released and any(not is_done(status, stage) for stage in DEVICE_STAGES)
 
 
 def queue_entry(view: RunView) -> Entry:
@@ -517,4 +644,15 @@ def queue_entry(view: RunView) -> Entry:
         holds=holds and run.metadata.deletion_timestamp is None,
         released=status.start_time,
         waits=waits,
+        until=status.estimated_completion_time if holds else None,
+        lost_turn=status.lost_turn_time,
+        hot_until=_hot_until(status),
     )
+
+
+def _hot_until(status: TrainingRunStatus) -> datetime | None:
+    """Until when the GPU is left alone that the run's newest attempt has left for its heat."""
+    last = status.attempts[-1] if status.attempts else None
+    if last is None or last.reason is not AttemptReason.OVERHEATED or last.ended is None:
+        return None
+    return last.ended + COOLING

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from azaion_api.layout import CLASSES_FILE
+from azaion_api.layout import CLASSES_FILE, needed_free_bytes
 from azaion_api.report import StorageReport
 from azaion_api.resources import ModelLine, TrainingRun
 from azaion_operator.settings import PodSettings
 from azaion_operator.specs.secrets import upload_secrets
-from azaion_operator.texts import plural, sentence
-
-#: Below this part of the volume free, no run starts; the kubelet evicts pods at 5 %.
-MIN_FREE = 0.10
+from azaion_operator.texts import plural, sentence, size
 
 
 def uses_own_storage(run: TrainingRun, settings: PodSettings) -> bool:
@@ -66,7 +63,7 @@ def has_space(storage: StorageReport | None) -> bool | None:
     """Whether enough of the volume is free; None when nobody knows."""
     if storage is None or storage.capacity_bytes <= 0:
         return None
-    return storage.available_bytes >= MIN_FREE * storage.capacity_bytes
+    return storage.available_bytes >= needed_free_bytes(storage.capacity_bytes)
 
 
 def _unhealthy(storage: StorageReport) -> str | None:
@@ -74,10 +71,9 @@ def _unhealthy(storage: StorageReport) -> str | None:
         more = f" (and {len(storage.problems) - 1} more)" if len(storage.problems) > 1 else ""
         return f"the storage needs care: {storage.problems[0]}{more}"
     if has_space(storage) is False:
-        percent = 100 * storage.available_bytes / storage.capacity_bytes
         return (
-            f"only {percent:.0f} % of the volume is free and a run needs {100 * MIN_FREE:.0f} %; "
-            "remove old directories of runs/ or datasets/"
+            f"only {size(storage.available_bytes)} of the volume are free and a run starts from "
+            f"{size(needed_free_bytes(storage.capacity_bytes))} on; remove old directories of runs/ or datasets/"
         )
     return None
 

@@ -17,7 +17,7 @@ from azaion_operator.attempts import ending, is_last
 from azaion_operator.cache import Cache, Key
 from azaion_operator.cluster import Cluster
 from azaion_operator.device_queue import DeviceQueue, turn_of
-from azaion_operator.errors import AlreadyExistsError, NotFoundError, RefusedError
+from azaion_operator.errors import AlreadyExistsError, InvalidError, NotFoundError, RefusedError
 from azaion_operator.events import EventWriter, news
 from azaion_operator.metrics import Metrics
 from azaion_operator.objects import (
@@ -51,6 +51,23 @@ _WAVES: tuple[Callable[[ResourceType], bool], ...] = (
     lambda type_: type_ == ROLE_BINDINGS,
     lambda type_: type_ == JOBS,
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Trouble:
+    """Something is in the way of a child."""
+
+    #: One sentence for people.
+    message: str
+    #: It is a Job, and the API server finds what it says invalid: trying again changes nothing.
+    invalid: bool = False
+
+
+def _refusal(child: Child, error: RefusedError) -> Trouble:
+    """What the API server said about a child."""
+    type_, manifest = child
+    text = sentence(f"the API server refuses {type_.kind} {manifest['metadata']['name']}: {error}")
+    return Trouble(text, invalid=type_ == JOBS and isinstance(error, InvalidError))
 
 
 class Reconciler:
@@ -88,7 +105,7 @@ class Reconciler:
         return again_in_s
 
     async def _run(self, key: Key) -> float | None:
-        queue = self._device.look()
+        queue = self._device.look(key.name)
         run = self._cache.runs.get(key.name)
         if run is None:
             self._cache.forget_gone_pods(key)
@@ -115,8 +132,12 @@ class Reconciler:
         for job in plan.stop:
             await self._cluster.delete(JOBS, job.metadata.name, job.metadata.uid, children_first=True)
         trouble = await self._create(plan.create, run.metadata.uid)
-        if trouble:
-            plan = dataclasses.replace(plan, status=msgspec.structs.replace(plan.status, message=trouble))
+        if trouble and trouble.invalid:
+            # Nothing of the Job but what the spec says can be at fault, and that cannot change any more.
+            refused = dataclasses.replace(view, run=run, refused=trouble.message)
+            plan, trouble = plan_run(refused, self._clock()), None
+        elif trouble:
+            plan = dataclasses.replace(plan, status=msgspec.structs.replace(plan.status, message=trouble.message))
         await self._publish_run(run, plan)
         still_open = {attempt.pod_uid for attempt in plan.status.attempts if attempt.ended is None}
         self._cache.forget_gone_pods(Key(Kind.TRAINING_RUN, run.metadata.name), but=still_open)
@@ -166,7 +187,7 @@ class Reconciler:
         if plan.apply is not None and not trouble:
             trouble = await self._apply(plan.apply)
         if trouble:
-            status = msgspec.structs.replace(status, message=trouble)
+            status = msgspec.structs.replace(status, message=trouble.message)
         if await self._publisher.publish(ingest, status) and ingest.status.message != status.message:
             log.info("%s", status.message, extra={"context": {"ingest": key.name, "phase": status.phase}})
         return _TROUBLE_RETRY_S if trouble else None
@@ -199,8 +220,8 @@ class Reconciler:
         except RefusedError as error:
             log.warning("%s; and its status cannot be written: %s", resource.problem, error, extra=context)
 
-    async def _create(self, children: tuple[Child, ...], owner_uid: str) -> str | None:
-        """Make the children that are not there; one sentence about what is in the way, if anything."""
+    async def _create(self, children: tuple[Child, ...], owner_uid: str) -> Trouble | None:
+        """Make the children that are not there; what is in the way, if anything."""
         for wave in _WAVES:
             of_wave = [child for child in children if wave(child[0])]
             for trouble in await asyncio.gather(*(self._create_one(child, owner_uid) for child in of_wave)):
@@ -208,7 +229,7 @@ class Reconciler:
                     return trouble
         return None
 
-    async def _create_one(self, child: Child, owner_uid: str) -> str | None:
+    async def _create_one(self, child: Child, owner_uid: str) -> Trouble | None:
         type_, manifest = child
         name = manifest["metadata"]["name"]
         try:
@@ -216,17 +237,17 @@ class Reconciler:
         except AlreadyExistsError:
             made = await self._cluster.get(type_, name)
             if type_ not in (LINES, RUNS) and not msgspec.convert(made["metadata"], ObjectMeta).owned_by(owner_uid):
-                return f"waits until {type_.kind} {name}, which belongs to something else, is gone"
+                return Trouble(f"waits until {type_.kind} {name}, which belongs to something else, is gone")
         except RefusedError as error:
-            return sentence(f"the API server refuses {type_.kind} {name}: {error}")
+            return _refusal(child, error)
         if type_ in TYPES:
             self._cache.observe(type_, made)
         return None
 
-    async def _apply(self, child: Child) -> str | None:
+    async def _apply(self, child: Child) -> Trouble | None:
         type_, manifest = child
         try:
             self._cache.observe(type_, await self._cluster.apply(type_, manifest))
         except RefusedError as error:
-            return sentence(f"the API server refuses {type_.kind} {manifest['metadata']['name']}: {error}")
+            return _refusal(child, error)
         return None

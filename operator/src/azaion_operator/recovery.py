@@ -18,6 +18,8 @@ LAST_UPLOAD_BACKOFF = timedelta(hours=1)
 MAX_UPLOADS = 170
 #: How long a full disk is waited for where nobody reports its free space.
 SPACE_RETRY = timedelta(minutes=5)
+#: How long a GPU is left to cool down where nobody reads its temperature.
+COOLING = timedelta(minutes=10)
 #: An attempt that ran this long was worth it even without a completed epoch.
 _WORTHWHILE = timedelta(minutes=10)
 
@@ -33,6 +35,8 @@ class Remedy(enum.Enum):
     SMALLER_BATCH = enum.auto()
     #: The next attempt once there is space.
     WAIT_FOR_SPACE = enum.auto()
+    #: The next attempt once the GPU has cooled down.
+    COOL_DOWN = enum.auto()
     #: None; the run fails with the pod's own sentence.
     GIVE_UP = enum.auto()
 
@@ -58,6 +62,7 @@ POLICIES: dict[AttemptReason, Policy] = {
     AttemptReason.LOSS_NOT_FINITE: Policy(Remedy.BACKOFF, counted=True),
     AttemptReason.UPLOAD_FAILED: Policy(Remedy.BACKOFF, counted=False),
     AttemptReason.STORAGE_FULL: Policy(Remedy.WAIT_FOR_SPACE, counted=False),
+    AttemptReason.OVERHEATED: Policy(Remedy.COOL_DOWN, counted=False),
     AttemptReason.BAD_SPEC: Policy(Remedy.GIVE_UP, counted=True),
     AttemptReason.BAD_DATA: Policy(Remedy.GIVE_UP, counted=True),
 }
@@ -68,8 +73,11 @@ class Retry:
     """The next attempt may start at that time."""
 
     at: datetime
+    #: When the attempt before ended.
+    after: datetime
     why: str
     needs_space: bool = False
+    needs_cooling: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,8 +112,10 @@ def remedy(spec: TrainingRunSpec, attempts: tuple[Attempt, ...], restarts: int) 
     if last.reason is AttemptReason.UPLOAD_FAILED:
         return _upload_again(last, words)
     if policy.remedy is Remedy.WAIT_FOR_SPACE:
-        return Retry(last.ended + SPACE_RETRY, sentence(words), needs_space=True)
-    return Retry(last.ended + _delay(policy.remedy, fruitless(attempts)), sentence(words))
+        return Retry(last.ended + SPACE_RETRY, last.ended, sentence(words), needs_space=True)
+    if policy.remedy is Remedy.COOL_DOWN:
+        return Retry(last.ended + COOLING, last.ended, sentence(words), needs_cooling=True)
+    return Retry(last.ended + _delay(policy.remedy, fruitless(attempts)), last.ended, sentence(words))
 
 
 def _upload_again(last: Attempt, words: str) -> Retry | GiveUp:

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from typing import Any
 
 from azaion_api.names import Kind
+from azaion_api.training_run import GpuGuard
 from azaion_operator import edge, health
 from azaion_operator.cache import Cache, Key
 from azaion_operator.cluster import Cluster
@@ -58,20 +59,20 @@ class Service:
         self._metrics = Metrics()
         self._events = EventWriter(cluster, settings.pod_name)
         self._gpus = GpuWatch(settings.gpu_exporter_url)
-        observer = Observer(self._cache, settings.pods)
-        device = self._device = DeviceQueue(cluster, self._cache, observer.entries, self._dirty.mark)
+        observer = Observer(self._cache, settings.pods, self._gpu_celsius)
+        self._device = DeviceQueue(cluster, self._cache, observer.entries, self._dirty.mark, is_cool=self._gpu_is_cool)
         self._reconciler = Reconciler(
             cluster,
             self._cache,
             observer,
-            device,
+            self._device,
             Publisher(cluster, self._cache),
             self._events,
             self._metrics,
             lambda: datetime.now(UTC),
         )
         self._metrics.watch_gauges(
-            queue_length=lambda: len(device),
+            queue_length=lambda: len(self._device),
             watch_age_s=self._health.watch_age_s,
             leads=lambda: self._lease.held,
         )
@@ -124,6 +125,16 @@ class Service:
             synced=self._health.synced,
         )
         return page_view(self._cache, self._device.look(), base, self._gpus.readings)
+
+    def _gpu_celsius(self) -> float | None:
+        """Of the hottest GPU; None where nobody reads it."""
+        found = (reading.temperature_c for reading in self._gpus.readings)
+        return max((celsius for celsius in found if celsius is not None), default=None)
+
+    def _gpu_is_cool(self) -> bool | None:
+        """Whether whoever is next may use the GPU; None where nobody reads its temperature."""
+        celsius = self._gpu_celsius()
+        return None if celsius is None else celsius < GpuGuard().resume_below_celsius
 
     @staticmethod
     def _task(name: str, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -84,7 +84,8 @@ def progress(run: TrainingRun, counted: Counted, reports: Mapping[str, RunReport
         checkpoint_failures=counted.checkpoint_failures,
         restarts=run.status.restarts + faults(counted.ended_now),
         attempts_by_reason=_by_reason(run.status.attempts_by_reason, counted.ended_now),
-        epochs=run.spec.training.epochs,
+        epochs=run.spec.epochs,
+        learning_rate_factor=_learning_rate_factor(run.status, counted),
         promotion=run.status.promotion or PromotionStatus(),
         uploads=run.status.uploads or tuple(UploadStatus(target=target.name) for target in run.spec.publish.targets),
         observed_generation=run.metadata.generation,
@@ -115,6 +116,7 @@ def _take(status: TrainingRunStatus, report: RunReport) -> TrainingRunStatus:
     return msgspec.structs.replace(
         status,
         dataset=report.dataset or status.dataset,
+        plan=report.plan or status.plan,
         evaluation=report.evaluation or status.evaluation,
         models=_merged(status.models, report.models),
         uploads=_taken_uploads(status.uploads, report.uploads),
@@ -165,6 +167,14 @@ def _batch(run: TrainingRun, status: TrainingRunStatus, counted: Counted) -> int
     if last.reason is AttemptReason.GPU_OUT_OF_MEMORY:
         return batch_after(run.spec, last) or last.batch
     return last.batch or status.batch
+
+
+def _learning_rate_factor(status: TrainingRunStatus, counted: Counted) -> str | None:
+    """Halved by every attempt that ended for a loss that was not finite."""
+    losses = sum(1 for a in counted.ended_now if a.reason is AttemptReason.LOSS_NOT_FINITE)
+    if not losses:
+        return status.learning_rate_factor
+    return decimal(float(status.learning_rate_factor or 1) * 0.5**losses)
 
 
 def _with_time_left(status: TrainingRunStatus, reports: Mapping[str, RunReport]) -> TrainingRunStatus:

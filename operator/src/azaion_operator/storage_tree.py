@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from azaion_api.layout import CLASSES_FILE, DATA_DIRECTORIES, GID, TOP_DIRECTORIES, UID, Layout
+from azaion_api.layout import CLASSES_FILE, DATA_DIRECTORIES, GID, IMAGE_SUFFIXES, TOP_DIRECTORIES, UID, Layout
 
 #: Images of one directory are counted up to this; a larger number would say nothing more to anybody waiting for a few.
 COUNT_LIMIT = 1_000_000
@@ -24,7 +24,6 @@ COUNT_LIMIT = 1_000_000
 MAX_DIRECTORIES = 32
 #: The message of a problem has to fit beside others into one ConfigMap.
 MAX_PROBLEMS = 20
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 #: Holds records of refused messages, not pairs.
 _WITHOUT_PAIRS = ("data-rejected",)
 #: Files looked at for their owner in each directory of an adopted tree.
@@ -269,7 +268,7 @@ def count_images(directory: Path, limit: int = COUNT_LIMIT) -> int:
     count = 0
     with os.scandir(directory) as entries:
         for entry in entries:
-            if os.path.splitext(entry.name)[1].lower() in IMAGE_EXTENSIONS and not entry.name.startswith("."):
+            if entry.name.lower().endswith(IMAGE_SUFFIXES) and not entry.name.startswith("."):
                 count += 1
                 if count >= limit:
                     break

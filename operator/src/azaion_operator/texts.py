@@ -8,6 +8,7 @@ from decimal import Decimal
 
 from azaion_api.words import duration as duration
 from azaion_api.words import plural as plural
+from azaion_api.words import size as size
 
 #: The API's bound on messages.
 MAX_MESSAGE = 1024

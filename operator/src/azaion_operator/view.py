@@ -26,6 +26,10 @@ class RunView:
     #: The newest report of each pod, by its UID.
     reports: dict[str, RunReport] = field(default_factory=dict)
     has_report_map: bool = False
+    #: The GPU's temperature; None where nobody reads it.
+    gpu_celsius: float | None = None
+    #: Why the API server takes no Job of this spec, in its own words; empty while nothing was refused.
+    refused: str = ""
     line: ModelLine | None = None
     #: Number of the line's next training, with a confirmed turn.
     next_iteration: int = 0

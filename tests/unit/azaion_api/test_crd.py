@@ -197,7 +197,11 @@ def test_an_empty_training_run_is_the_founding_training() -> None:
         "priority": 0,
         "storage": {},
         "suspend": False,
-        "recovery": {"maxRestarts": 10, "outOfMemory": {"minBatch": 1}},
+        "recovery": {
+            "maxRestarts": 10,
+            "outOfMemory": {"minBatch": 1},
+            "gpuGuard": {"enabled": True, "maxCelsius": 90, "resumeBelowCelsius": 75},
+        },
         "evaluation": {"metric": "MAP50To95", "minGain": "0", "confidence": "0.9"},
         "export": {"formats": ["ONNX"], "imageSize": 1280},
         "publish": {
@@ -206,6 +210,8 @@ def test_an_empty_training_run_is_the_founding_training() -> None:
             "encryption": {"secretKeyRef": {"key": "key"}, "format": "GCM"},
             "notify": {"urlSecretRef": {"key": "url"}},
         },
+        "smoke": False,
+        "budget": {"onExhausted": "Publish"},
     }
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from azaion_api.layout import DATA_DIRECTORIES, TOP_DIRECTORIES, Layout, dated_name
+from azaion_api.layout import (
+    DATA_DIRECTORIES,
+    TOP_DIRECTORIES,
+    Layout,
+    dated_name,
+    needed_free_bytes,
+    pausing_free_bytes,
+)
 
 DAY = date(2026, 11, 22)
 
@@ -25,6 +32,17 @@ DAY = date(2026, 11, 22)
 )
 def test_a_dated_name_is_the_first_that_is_free(taken: set[str], expected: str) -> None:
     assert dated_name("azaion", DAY, taken) == expected
+
+
+@pytest.mark.parametrize(
+    ("capacity_gib", "needed_gib", "pausing_gib"), [(100, 10, 7), (1000, 100, 70), (10_000, 100, 70)]
+)
+def test_a_tenth_of_the_volume_has_to_be_free_but_never_more_than_a_hundred_gibibytes(
+    capacity_gib: int, needed_gib: int, pausing_gib: int
+) -> None:
+    gib = 1 << 30
+    assert needed_free_bytes(capacity_gib * gib) == needed_gib * gib
+    assert pausing_free_bytes(capacity_gib * gib) == pausing_gib * gib
 
 
 def test_the_tree_is_the_founding_one() -> None:

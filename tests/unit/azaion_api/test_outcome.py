@@ -97,5 +97,6 @@ def test_exit_codes_never_change() -> None:
         "STALLED": 15,
         "STORAGE_FULL": 16,
         "PREEMPTED": 17,
+        "OVERHEATED": 18,
         "UPLOAD_FAILED": 20,
     }

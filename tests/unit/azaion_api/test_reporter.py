@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -232,6 +233,16 @@ def test_sequences_rise_over_threads_and_over_a_restart_of_the_container() -> No
         assert time.monotonic() < deadline_s, f"{found} is not above {max(taken)}"
     assert first.close()
     assert second.close()
+
+
+def test_every_report_names_the_process_that_wrote_it() -> None:
+    sinks = Gate(), Gate()
+    for sink in sinks:
+        found = Reporter(sink)
+        found.send(report(1))
+        assert found.close()
+    processes = {msgspec.json.decode(sink.written[0])["process"] for sink in sinks}
+    assert len(processes) == 2
 
 
 def test_now_is_aware_and_in_utc() -> None:

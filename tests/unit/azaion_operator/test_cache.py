@@ -173,6 +173,14 @@ def test_of_one_pod_only_rising_sequences_count(cache: Marked, next_report: str,
     assert found.by_pod["pod-train-1"].sequence == sequence
 
 
+def test_a_container_that_was_started_again_is_heard_although_its_clock_was_set_back(cache: Marked) -> None:
+    cache.observe(CONFIG_MAPS, raw_reports(1, **{"train.json": report(3_600_000)}))
+    cache.observe(CONFIG_MAPS, raw_reports(2, **{"train.json": report(5, process="second")}))
+    found = cache.reports.get("run-1-run-report")
+    assert found is not None
+    assert found.by_pod["pod-train-1"].sequence == 5
+
+
 def test_a_stranger_in_between_does_not_bring_back_old_news(cache: Marked) -> None:
     for version, text in enumerate((report(3), report(99, number=7), "}garbage{", report(2)), start=1):
         cache.observe(CONFIG_MAPS, raw_reports(version, **{"train.json": text}))

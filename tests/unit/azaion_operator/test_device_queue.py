@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import make
@@ -43,14 +46,36 @@ def test_runs_of_one_second_go_by_name_so_that_the_order_never_changes() -> None
 
 def test_the_first_in_line_may_go_when_the_device_is_free() -> None:
     queue = form_queue((waits("a"), waits("b")), (), ())
-    assert turn_of(queue, "a") == Turn(True, 1)
-    assert turn_of(queue, "b") == Turn(False, 2, "run a goes first")
+    assert turn_of(queue, "a") == Turn(True, 1, others_wait=True)
+    assert turn_of(queue, "b") == Turn(False, 2, "run a goes first", others_wait=True)
 
 
 def test_nobody_goes_while_a_run_holds_the_device_even_between_its_stages() -> None:
     queue = form_queue((holds("busy"), waits("a", priority=100)), (), ())
     assert turn_of(queue, "a") == Turn(False, 1, "run busy is at the device")
-    assert turn_of(queue, "busy") == Turn(True, 0)
+    assert turn_of(queue, "busy") == Turn(True, 0, others_wait=True)
+
+
+def test_a_run_that_waits_is_told_until_about_when() -> None:
+    busy = replace(holds("busy"), until=make.NOW + timedelta(hours=2, seconds=7))
+    turn = turn_of(form_queue((busy, waits("a")), (), ()), "a")
+    assert turn.waits_for == "run busy is at the device until about 2026-11-22 14:00 UTC"
+
+
+def test_runs_that_lost_their_turn_go_last_whatever_their_priority() -> None:
+    lost = replace(waits("lost", priority=9), lost_turn=make.ago(60))
+    earlier = replace(waits("earlier", priority=0), lost_turn=make.ago(600))
+    assert line_of(lost, earlier, waits("a"), waits("b", priority=1)) == ("b", "a", "earlier", "lost")
+
+
+def test_while_the_gpu_is_hot_nobody_goes_but_the_run_that_waits_for_it_itself() -> None:
+    hot = replace(holds("hot"), hot_until=make.NOW + timedelta(minutes=10))
+    assert turn_of(form_queue((hot, waits("a")), (), ()), "hot").go
+    queue = form_queue((replace(waits("hot"), hot_until=make.NOW + timedelta(minutes=10)), waits("a")), (), ())
+    for name in ("a", "hot"):
+        turn = turn_of(queue, name)
+        assert (turn.go, turn.hot) == (False, True)
+        assert turn.waits_for == "the GPU has to cool down, until 12:10 UTC if nobody reads its temperature"
 
 
 AT_WORK: list[tuple[str, tuple[Job, ...], tuple[Pod, ...]]] = [
@@ -133,3 +158,104 @@ def test_runs_whose_place_changed_are_looked_at_again() -> None:
     marked.clear()
     queue.look()
     assert marked == []
+
+
+class Clock:
+    """A clock that stands until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = make.NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+def watched(
+    entries: list[Entry], clock: Clock, is_cool: Callable[[], bool | None] = lambda: None
+) -> tuple[DeviceQueue, list[str], Callable[[], None]]:
+    """A queue over `entries`, the names it marks, and a way to say that something changed."""
+    marked: list[str] = []
+    cache = Cache(lambda _: None)
+    versions = iter(range(1, 1000))
+
+    def changed() -> None:
+        marked.clear()
+        cache.jobs.put(make.job(run_name="somebody", state="Complete", version=next(versions)))
+
+    queue = DeviceQueue(
+        ListedCluster(),  # type: ignore[arg-type]
+        cache,
+        lambda: iter(entries),
+        lambda key: marked.append(key.name),
+        clock,
+        is_cool,
+    )
+    return queue, marked, changed
+
+
+def test_an_estimate_that_moves_a_little_wakes_nobody_and_one_that_moves_much_all() -> None:
+    clock = Clock()
+    entries = [replace(holds("busy"), until=make.NOW + timedelta(hours=5)), waits("a"), waits("b")]
+    queue, marked, changed = watched(entries, clock)
+    assert queue.look().until == make.NOW + timedelta(hours=5)
+    for minutes in (1, 17, 29, -25):
+        entries[0] = replace(holds("busy"), until=make.NOW + timedelta(hours=5, minutes=minutes))
+        changed()
+        assert queue.look().until == make.NOW + timedelta(hours=5)
+        assert marked == []
+    entries[0] = replace(holds("busy"), until=make.NOW + timedelta(hours=6, minutes=1))
+    changed()
+    assert queue.look().until == make.NOW + timedelta(hours=6, minutes=5)
+    assert set(marked) == {"a", "b", "busy"}
+
+
+def test_a_hot_gpu_is_left_alone_by_the_clock_even_when_its_run_is_gone() -> None:
+    clock = Clock()
+    entries = [replace(waits("hot"), hot_until=make.NOW + timedelta(minutes=10)), waits("a")]
+    queue, marked, changed = watched(entries, clock)
+    assert queue.hot
+    del entries[0]
+    changed()
+    assert turn_of(queue.look(), "a").hot
+    clock.now += timedelta(minutes=10)
+    assert turn_of(queue.look(), "a").go
+    assert marked.count("a") == 1, "it hears that it may go"
+    assert not queue.hot
+
+
+def test_a_thermometer_decides_before_the_clock() -> None:
+    clock, cool = Clock(), [False]
+    entries = [replace(waits("a"), hot_until=make.NOW + timedelta(minutes=10))]
+    queue, _, _ = watched(entries, clock, lambda: cool[0])
+    clock.now += timedelta(minutes=30)
+    assert queue.hot
+    cool[0] = True
+    clock.now = make.NOW + timedelta(minutes=1)
+    assert turn_of(queue.look(), "a").go
+
+
+def test_a_clock_that_was_set_back_keeps_no_gpu_idle_until_it_has_caught_up() -> None:
+    clock = Clock()
+    entries = [replace(waits("a"), hot_until=make.NOW + timedelta(minutes=10))]
+    queue, _, _ = watched(entries, clock)
+    assert queue.hot
+    clock.now -= timedelta(hours=1)
+    assert turn_of(queue.look(), "a").go
+
+
+async def test_runs_in_the_queue_may_see_it_a_moment_old_and_hear_of_what_changed_soon_after() -> None:
+    entries = [waits("a", age=9), waits("b", age=8)]
+    queue, marked, changed = watched(entries, Clock())
+    queue.look()
+    del entries[0]
+    changed()
+    assert turn_of(queue.look("b"), "b").place == 2
+    assert marked == []
+    assert turn_of(queue.look("new"), "b").place == 1, "a run that is not in it yet sees it as it is"
+    entries.insert(0, waits("c", age=20))
+    changed()
+    assert turn_of(queue.look("b"), "b").place == 1
+    async with asyncio.timeout(5):
+        while "b" not in marked:
+            await asyncio.sleep(0)
+    assert turn_of(queue.look("b"), "b").place == 2

@@ -20,6 +20,7 @@ from azaion_api.resources import TrainingRun
 from azaion_api.task import NoticeEvent, RunTask, decode_notice_task, decode_run_task
 from azaion_api.training_run import (
     RUN_CONDITIONS,
+    Best,
     EvaluationStatus,
     Phase,
     PromotionDecision,
@@ -32,12 +33,14 @@ from azaion_api.training_run import (
 )
 from azaion_operator.access import Access
 from azaion_operator.device_queue import Entry, Turn
+from azaion_operator.objects import ContainerState, StatusCondition
 from azaion_operator.plan_run import RunPlan, plan_run, queue_entry
 from azaion_operator.settings import PodSettings
 from azaion_operator.view import RunView
 
 PREPARE, TRAIN, EVALUATE, PUBLISH, UPLOAD = JobStage
 NEXT = Turn(go=True, place=1)
+BEST = Best(epoch=2, map50to95="0.4")
 SECOND = Turn(go=False, place=2, waits_for="run other goes first", confirmed=True)
 
 
@@ -90,6 +93,16 @@ def at_work(
 # Waiting for what is missing
 
 
+def test_a_job_that_the_api_server_finds_invalid_fails_the_run_with_its_words() -> None:
+    words = "the API server refuses Job run-1-prepare-1: spec.template.spec.containers[0].resources.requests: Invalid"
+    found = plan(make.view(make.run(status=make.released()), refused=words))
+    assert (found.status.phase, found.create, found.again_in_s) == (Phase.FAILED, (), None)
+    assert found.status.message == f"{words}; make a new run with that mended"
+    assert condition(found.status, "Succeeded") == ("False", "BadSpec")
+    assert condition(found.status, "Finished") == ("True", "Failed")
+    assert condition(found.status, "DatasetReady") == ("False", "BadSpec")
+
+
 def test_all_conditions_are_there_from_the_first_pass_and_unknown() -> None:
     found = plan(make.view(make.run(), storage=None)).status
     assert [c.type for c in found.conditions] == list(RUN_CONDITIONS)
@@ -128,7 +141,12 @@ MISSING: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
         {},
         "model.base is Current, but line azaion has no model yet",
     ),
-    ("space", {}, {"storage": make.storage(available_bytes=70)}, "only 7 % of the volume is free and a run needs 10 %"),
+    (
+        "space",
+        {},
+        {"storage": make.storage(available_bytes=70)},
+        "only 70 B of the volume are free and a run starts from 100 B on",
+    ),
     (
         "care",
         {},
@@ -898,3 +916,242 @@ def test_a_run_sends_no_secret_and_no_model_where_the_chart_does_not_let_it(
     found = plan(make.view(make.run(publish=publish)))
     assert (found.status.phase, found.create) == (Phase.PENDING, ())
     assert message in found.status.message
+
+
+# A budget
+
+
+def budgeted(*, spent: int, best: Best | None = BEST, **budget: Any) -> TrainingRun:
+    """A run in training that may work for an hour and has so far worked for `spent` seconds."""
+    status = msgspec.structs.replace(after(PREPARE), active_seconds=spent, best=best)
+    return make.run(status=status, budget={"activeSeconds": 3600, **budget})
+
+
+def test_a_budget_that_is_not_spent_lets_the_pod_work_and_looks_again_when_it_will_be() -> None:
+    found = plan(at_work(TRAIN, of=budgeted(spent=3000)))
+    assert (found.stop, found.status.phase) == ((), Phase.RUNNING)
+    assert found.again_in_s == pytest.approx(3600 - 3000 - 5)
+
+
+def test_a_spent_budget_ends_the_training_which_saves_and_then_makes_its_best_model_ready() -> None:
+    run = budgeted(spent=3596)
+    working = plan(at_work(TRAIN, of=run))
+    assert [job.metadata.name for job in working.stop] == ["run-1-train-1"]
+    assert working.status.message == "saves what it has, its budget of 1h00m is spent"
+    saved = plan(
+        at_work(
+            TRAIN,
+            of=budgeted(spent=3596),
+            jobs=(make.job(TRAIN, state="Failed"),),
+            pods=(make.ended_pod(TRAIN, ExitCode.PREEMPTED),),
+        )
+    )
+    assert job_names(saved) == ["run-1-train-2"]
+    assert task(saved).wrap_up
+    manifest = saved.create[-1][1]
+    wrapping = make.job(TRAIN, 2)
+    annotations = {**wrapping.metadata.annotations, **manifest["metadata"]["annotations"]}
+    meta = msgspec.structs.replace(wrapping.metadata, annotations=annotations)
+    left_alone = plan(
+        at_work(
+            TRAIN,
+            of=budgeted(spent=3700),
+            jobs=(msgspec.structs.replace(wrapping, metadata=meta),),
+            pods=(make.pod(TRAIN, 2),),
+        )
+    )
+    assert left_alone.stop == ()
+
+
+@pytest.mark.parametrize(
+    ("budget", "best", "words"),
+    [
+        ({"onExhausted": "Fail"}, BEST, "its budget of 1h00m is spent (spec.budget); its checkpoints stay"),
+        ({}, None, "before the first epoch was complete, so there is no model to go on with"),
+    ],
+    ids=["when it is to fail", "when there is no model yet"],
+)
+def test_a_spent_budget_fails_the_run(budget: dict[str, Any], best: Best | None, words: str) -> None:
+    found = plan(
+        at_work(
+            TRAIN,
+            of=budgeted(spent=3600, best=best, **budget),
+            jobs=(make.job(TRAIN, state="Failed"),),
+            pods=(make.ended_pod(TRAIN, ExitCode.PREEMPTED),),
+        )
+    )
+    assert (found.status.phase, found.create) == (Phase.FAILED, ())
+    assert words in found.status.message
+    assert condition(found.status, "Succeeded") == ("False", "BudgetSpent")
+
+
+def test_judging_and_publishing_come_on_top_of_the_budget() -> None:
+    status = msgspec.structs.replace(after(PREPARE, TRAIN), active_seconds=99_999)
+    found = plan(make.view(make.run(status=status, budget={"activeSeconds": 60}), turn=make.HOLDS))
+    assert job_names(found) == ["run-1-evaluate-1"]
+
+
+# A smoke run
+
+
+def test_a_smoke_run_has_one_epoch_goes_through_every_stage_and_publishes_nothing() -> None:
+    judged = plan(
+        make.view(
+            make.run(status=msgspec.structs.replace(after(PREPARE, TRAIN), promotion=None), smoke=True),
+            jobs=(make.job(EVALUATE, state="Complete"),),
+            pods=(make.ended_pod(EVALUATE, ExitCode.COMPLETED),),
+            reports=make.last_reports(PREPARE, TRAIN, EVALUATE),
+        )
+    )
+    assert job_names(judged) == ["run-1-publish-1"]
+    assert judged.status.epochs == 1
+    told = task(judged)
+    assert told.spec.smoke
+    assert told.promotion == PromotionStatus(
+        decision=PromotionDecision.REJECTED, reason="a smoke run publishes nothing"
+    )
+    ended = plan(
+        make.view(
+            make.run(status=judged.status, smoke=True),
+            jobs=(make.job(PUBLISH, state="Complete"),),
+            pods=(make.ended_pod(PUBLISH, ExitCode.COMPLETED),),
+            reports=make.by_pod(make.report(PUBLISH, outcome=AttemptReason.COMPLETED)),
+        )
+    )
+    assert ended.status.phase is Phase.SUCCEEDED
+    assert ended.status.message == "a smoke run: two batches went through every stage, and nothing was published"
+    assert condition(ended.status, "Published") == ("False", "Rejected")
+
+
+def test_a_smoke_run_is_no_training_of_its_line() -> None:
+    found = plan(make.view(make.run(smoke=True), next_iteration=4))
+    assert found.release
+    assert found.status.iteration is None
+
+
+# A pod that no node takes
+
+
+def unscheduled(since_s: float) -> Any:
+    told = StatusCondition(
+        type="PodScheduled",
+        status="False",
+        reason="Unschedulable",
+        message="0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+        last_transition_time=make.ago(since_s),
+    )
+    return make.pod(TRAIN, phase="Pending", state=ContainerState(), conditions=(told,))
+
+
+OTHERS_WAIT = Turn(go=True, others_wait=True, confirmed=True)
+
+
+def test_a_pod_that_no_node_takes_says_so_in_the_schedulers_words_and_is_looked_at_again() -> None:
+    found = plan(at_work(TRAIN, done=(PREPARE,), pods=(unscheduled(60),), turn=OTHERS_WAIT))
+    assert found.status.message == ("no node takes the pod: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    assert found.again_in_s == pytest.approx(540)
+    assert found.stop == ()
+
+
+def test_after_ten_minutes_a_pod_that_no_node_takes_lets_the_next_run_go_first() -> None:
+    view = at_work(TRAIN, done=(PREPARE,), pods=(unscheduled(601),), turn=OTHERS_WAIT)
+    found = plan(view)
+    assert [job.metadata.name for job in found.stop] == ["run-1-train-1"]
+    assert found.status.message == (
+        "lets the next run go first, after 10m: no node takes the pod: "
+        "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    )
+    lost = make.run(status=found.status)
+    entry = queue_entry(make.view(lost))
+    assert (entry.holds, entry.waits, entry.lost_turn) == (False, True, make.NOW)
+    waiting = plan(make.view(lost, turn=SECOND))
+    assert (waiting.status.phase, waiting.create) == (Phase.QUEUED, ())
+    again = plan(make.view(make.run(status=waiting.status)))
+    assert again.release
+    assert again.status.lost_turn_time is None
+
+
+def test_a_pod_that_no_node_takes_stays_while_nobody_else_waits() -> None:
+    found = plan(at_work(TRAIN, done=(PREPARE,), pods=(unscheduled(6000),)))
+    assert found.stop == ()
+
+
+# Heat
+
+
+def overheated(**fields: Any) -> RunView:
+    """A run whose training has just left the GPU for its heat."""
+    return at_work(
+        TRAIN,
+        done=(PREPARE,),
+        jobs=(make.job(TRAIN, state="Failed"),),
+        pods=(make.ended_pod(TRAIN, ExitCode.OVERHEATED, word="the GPU was at up to 95 °C"),),
+        **fields,
+    )
+
+
+def test_a_gpu_that_was_left_for_its_heat_is_given_ten_minutes_when_nobody_reads_its_temperature() -> None:
+    found = plan(overheated())
+    assert (found.status.phase, found.create, found.status.restarts) == (Phase.RUNNING, (), 0)
+    assert found.status.message == "lets the GPU cool down; train ended as Overheated: the GPU was at up to 95 °C"
+    entry = queue_entry(make.view(make.run(status=found.status)))
+    assert entry.hot_until == make.ago(1) + timedelta(minutes=10)
+    again = plan(make.view(make.run(status=found.status), turn=make.HOLDS), after_s=600)
+    assert job_names(again) == ["run-1-train-2"]
+
+
+@pytest.mark.parametrize(("celsius", "goes"), [(76.0, False), (75.0, False), (74.0, True)])
+def test_a_thermometer_says_when_training_goes_on(celsius: float, goes: bool) -> None:
+    found = plan(overheated(gpu_celsius=celsius))
+    assert bool(found.create) is goes
+    late = plan(overheated(gpu_celsius=celsius), after_s=3600)
+    assert bool(late.create) is goes, "the clock does not count where the temperature is known"
+
+
+# A loss that is not finite
+
+
+def test_each_loss_that_is_not_finite_halves_the_learning_rate_of_the_next_attempt() -> None:
+    view = at_work(
+        TRAIN,
+        done=(PREPARE,),
+        jobs=(make.job(TRAIN, state="Failed"),),
+        pods=(make.ended_pod(TRAIN, ExitCode.LOSS_NOT_FINITE),),
+    )
+    first = plan(view)
+    assert first.status.learning_rate_factor == "0.5"
+    again = plan(make.view(make.run(status=first.status), turn=make.HOLDS), after_s=60)
+    assert task(again).learning_rate_factor == 0.5
+    second = plan(
+        make.view(
+            make.run(status=again.status),
+            jobs=(make.job(TRAIN, 2, state="Failed"),),
+            pods=(make.ended_pod(TRAIN, ExitCode.LOSS_NOT_FINITE, 2),),
+            turn=make.HOLDS,
+        ),
+        after_s=60,
+    )
+    assert second.status.learning_rate_factor == "0.25"
+
+
+# A clock that was set back
+
+
+def test_a_clock_that_was_set_back_lets_no_retry_wait_for_it() -> None:
+    crashed = at_work(
+        TRAIN,
+        done=(PREPARE,),
+        jobs=(make.job(TRAIN, state="Failed"),),
+        pods=(make.ended_pod(TRAIN, ExitCode.CRASHED),),
+    )
+    assert job_names(plan(crashed)) == []
+    assert job_names(plan(crashed, after_s=-3600)) == ["run-1-train-2"]
+
+
+def test_a_clock_that_was_set_back_does_not_wait_for_a_last_report_until_it_has_caught_up() -> None:
+    unreported = at_work(
+        PREPARE, jobs=(make.job(PREPARE, state="Complete"),), pods=(make.ended_pod(PREPARE, ExitCode.COMPLETED),)
+    )
+    assert "waits for the last report" in plan(unreported).status.message
+    found = plan(unreported, after_s=-3600)
+    assert found.status.attempts[-1].reason is AttemptReason.CRASHED

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azaion_operator.texts import MAX_MESSAGE, decimal, duration, sentence
+from azaion_operator.texts import MAX_MESSAGE, decimal, duration, sentence, size
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "text"),
+    [(0, "0 B"), (900, "900 B"), (1536, "1.5 KiB"), (512 << 20, "512 MiB"), (5 << 40, "5.0 TiB")],
+)
+def test_a_size_is_written_in_the_largest_unit_that_fits(size_bytes: int, text: str) -> None:
+    assert size(size_bytes) == text
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +97,21 @@ def test_images_in_memory_are_mixed_from_all_of_them_and_just_as_reproducible(im
     list(whole.epoch(0, 0))
     second = list(whole.epoch(1, 0))
     assert same(list(begun_late.epoch(1, 40)), second[10:])
+
+
+def test_a_loader_process_taken_by_the_kernel_is_memory_that_ran_out(images: Path) -> None:
+    """What the kernel does on cgroup v1: it kills the one process that asked, and the trainer itself lives on."""
+    from azaion_api.outcome import AttemptReason
+    from azaion_trainer.failures import outcome_of
+
+    batches = loader(images, workers=2)
+    reading = batches.epoch(0, 0)
+    next(reading)
+    os.kill(batches.iterator._workers[0].pid, signal.SIGKILL)
+    # It is noticed within the batches that were read ahead.
+    with pytest.raises(RuntimeError) as caught:
+        list(chain(reading, *(batches.epoch(epoch, 0) for epoch in range(1, 100))))
+    found = outcome_of(caught.value)
+    assert found.reason is AttemptReason.HOST_OUT_OF_MEMORY
+    assert "lower training.workers, or raise resources.limits.memory" in found.message
+    batches.iterator = None

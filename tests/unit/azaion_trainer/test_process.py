@@ -9,7 +9,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,3 +130,54 @@ def test_a_trainer_that_is_stuck_ends_itself_and_says_where(tmp_path: Path) -> N
     lines = [json.loads(line) for line in done.stdout.decode().splitlines()]
     stalled = next(line for line in lines if line["message"] == "stalled")
     assert "hang_for_ever" in stalled["context"]["threads"]["MainThread"]
+
+
+@pytest.fixture
+def small_volume(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 400 MiB."""
+    place = tmp_path / "volume"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(580)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
+def test_a_disk_that_is_full_at_a_checkpoint_ends_the_training_with_the_checkpoint_before(small_volume: Path) -> None:
+    from azaion_trainer.checkpoints import CheckpointStore
+    from azaion_trainer.train import train
+
+    layout = storage_tree(small_volume / "azaion")
+    draw_scenes(layout, 40)
+    training: dict[str, Any] = {"epochs": 10, "save_period": 10, "parameters": {"close_mosaic": "0"}}
+    formed = status_of(layout, form(layout, request(), no_progress))
+    log = small_volume.parent / "first.log"
+    process = started(layout, task(JobStage.TRAIN, spec(**training), dataset=formed), log)
+    checkpoints = layout.root / f"runs/run-{UID[:8]}" / "checkpoints"
+    filler = small_volume / "filler"
+    try:
+        wait_for((checkpoints / "state-000001.pt.sha256").exists, process, log, "the first checkpoint")
+        with filler.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(1 << 20))
+        code = process.wait(timeout=240)
+    finally:
+        process.kill()
+    assert code == ExitCode.STORAGE_FULL, log.read_text()[-3000:]
+    said = parse_termination(log.with_suffix(".termination").read_text())
+    assert said is not None
+    assert said.reason is AttemptReason.STORAGE_FULL
+    filler.unlink()
+    left = CheckpointStore(checkpoints).newest().found
+    assert left is not None
+    assert left.state["epoch"] >= 1
+    again = stage_context(layout, task(JobStage.TRAIN, spec(**training), dataset=formed))
+    train(again)
+    report = again.report.current.training
+    assert report is not None
+    assert report.first_epoch == left.state["epoch"]
+    assert [row.epoch for row in report.history] == list(range(1, 11))

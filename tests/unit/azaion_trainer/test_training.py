@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Callable
+from itertools import chain, repeat
 from typing import Any
 
 import msgspec
@@ -25,7 +26,13 @@ from trainer_make import (
 from azaion_api.layout import Layout
 from azaion_api.names import JobStage
 from azaion_api.report import TrainingProgress
-from azaion_trainer.failures import BadSpecError, LossNotFiniteError, PreemptionError
+from azaion_trainer.failures import (
+    BadDataError,
+    BadSpecError,
+    LossNotFiniteError,
+    PreemptionError,
+    StorageFullError,
+)
 from azaion_trainer.forming import form, status_of
 from azaion_trainer.stage import StageContext
 
@@ -303,6 +310,25 @@ def test_a_loss_that_is_not_finite_ends_the_attempt_and_keeps_the_last_good_chec
     assert not context.run.checkpoints.exists()
 
 
+def test_a_training_pauses_at_its_checkpoint_when_the_volume_gets_full_and_goes_on_afterwards(
+    scenes: Layout, uninterrupted: StageContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = shutil.disk_usage(scenes.root)
+    # There is room when the training begins, and none any more at its first checkpoint.
+    free = chain([500 << 30], repeat(60 << 30))
+    with monkeypatch.context() as filling:
+        filling.setattr(shutil, "disk_usage", lambda _path: volume._replace(total=1000 << 30, free=next(free)))
+        context = context_of(scenes, "cramped")
+        with pytest.raises(StorageFullError, match=r"only 60\.0 GiB of the volume are free.* once 100\.0 GiB are"):
+            train(context)
+    checkpoint = progress(context).checkpoint
+    assert checkpoint is not None
+    assert (checkpoint.epoch, checkpoint.images_seen) == (1, 0)
+    again = context_of(scenes, "cramped")
+    train(again)
+    assert differences(newest_state(uninterrupted)["model"], newest_state(again)["model"], "model") == []
+
+
 def test_a_published_model_serves_as_base(scenes: Layout, uninterrupted: StageContext) -> None:
     shutil.copy(uninterrupted.run.train / "weights" / "best.pt", scenes.models / "base.pt")
     assert train(context_of(scenes, "based", base="base.pt", epochs=1)).startswith("trained 1 epochs")
@@ -341,3 +367,57 @@ def test_a_data_set_with_other_classes_is_refused(scenes: Layout, uninterrupted:
     changed = msgspec.structs.replace(context.task, dataset=dataset_status("datasets/other"))
     with pytest.raises(BadSpecError, match="they have other names"):
         train(stage_context(scenes, changed))
+
+
+def test_a_lower_learning_rate_is_kept_by_the_attempts_that_follow(scenes: Layout) -> None:
+    first = context_of(scenes, "slower", RecordingStop(after_looks(8)))
+    with pytest.raises(PreemptionError):
+        train(first)
+    slower = msgspec.structs.replace(context_of(scenes, "slower").task, learning_rate_factor=0.5)
+    second = stage_context(scenes, slower, RecordingStop(after_looks(8)))
+    with pytest.raises(PreemptionError):
+        train(second)
+    third = stage_context(scenes, slower)
+    train(third)
+    # lf(2) of three epochs, linear from lr0 to lr0 * lrf, halved once.
+    assert progress(third).learning_rate == pytest.approx(0.5 * 0.01 * ((1 - 2 / 3) * 0.99 + 0.01), rel=1e-6)
+    rates = [row.learning_rate for row in progress(third).history]
+    assert rates[1] is not None
+    assert rates[1] == pytest.approx(0.5 * 0.01 * ((1 - 1 / 3) * 0.99 + 0.01), rel=1e-6)
+
+
+def test_when_the_budget_is_spent_the_best_model_so_far_is_made_ready(scenes: Layout) -> None:
+    first = context_of(scenes, "spent", RecordingStop(after_looks(8)))
+    with pytest.raises(PreemptionError):
+        train(first)
+    last = msgspec.structs.replace(context_of(scenes, "spent").task, wrap_up=True)
+    context = stage_context(scenes, last)
+    assert train(context) == "trained 1 epochs, the best was epoch 1"
+    (model,) = context.report.current.models
+    assert model.path.endswith("/train/weights/best.pt")
+    assert progress(context).completed_epochs == 1
+    import torch
+
+    assert torch.load(scenes.root / model.path, weights_only=False)["optimizer"] is None
+
+
+def test_without_any_checkpoint_a_spent_budget_leaves_no_model(scenes: Layout) -> None:
+    task_ = msgspec.structs.replace(context_of(scenes, "nothing").task, wrap_up=True)
+    with pytest.raises(BadDataError, match="there is no checkpoint that can be used"):
+        train(stage_context(scenes, task_))
+
+
+def test_a_smoke_run_trains_one_epoch_of_two_batches_and_foretells_the_long_run(scenes: Layout) -> None:
+    base = context_of(scenes, "smoke", epochs=50, batch=4)
+    context = stage_context(
+        scenes, msgspec.structs.replace(base.task, spec=msgspec.structs.replace(base.task.spec, smoke=True))
+    )
+    assert train(context) == "trained 1 epochs, the best was epoch 1"
+    found = progress(context)
+    assert (found.completed_epochs, found.epochs) == (1, 1)
+    linked = sorted(path.parent.parent.name for path in (context.run.root / "smoke").rglob("*.jpg"))
+    assert linked == ["test"] * 4 + ["train"] * 8 + ["valid"] * 8
+    plan = context.report.current.plan
+    assert plan is not None
+    assert plan.batches_per_epoch == 7
+    assert plan.training_seconds >= round(50 * 7 * float(plan.seconds_per_batch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
@@ -16,13 +17,17 @@ from azaion_api.layout import Layout
 from azaion_api.training_run import DatasetStatus
 from azaion_trainer import files
 from azaion_trainer.cores import available_cores
-from azaion_trainer.failures import BadDataError
+from azaion_trainer.failures import BadDataError, BadSpecError
 from azaion_trainer.forming import Progress
 from azaion_trainer.manifest import DATA_FILE, MANIFEST_FILE, Manifest, digest_line, list_images, read_manifest
 from azaion_trainer.pairs import UnusableError, check_image, check_pair
 from azaion_trainer.split import SPLITS
+from azaion_trainer.stage import StageContext
 
 _CHUNK = 16
+#: Batches of each split a smoke run sees, and their size where the run leaves that to the GPU's memory.
+_SMOKE_BATCHES = 2
+_SMOKE_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,40 @@ def open_data_set(layout: Layout, relative: str) -> DataSet:
         if not images[split]:
             raise BadDataError(f"{relative}/{DATA_FILE} names no directory for the {split} split")
     return DataSet(path.resolve(), names, images, read_manifest(path))
+
+
+def data_set_of(context: StageContext) -> DataSet:
+    """The data set `prepare` found, for training and judging; in a smoke run two batches of each split of it.
+
+    Raises BadSpecError when the task names none and BadDataError when it is not usable.
+    """
+    described = context.task.dataset
+    if described is None:
+        raise BadSpecError("the task names no data set; the stage prepare has to come first")
+    found = open_data_set(context.layout, described.path)
+    if not context.task.spec.smoke:
+        return found
+    asked = context.task.spec.training.batch
+    batch = context.task.batch or (asked if isinstance(asked, int) else _SMOKE_BATCH)
+    return sampled(found, context.run.root / "smoke", _SMOKE_BATCHES * batch)
+
+
+def sampled(data_set: DataSet, directory: Path, images: int) -> DataSet:
+    """The first images of each split with their labels, linked into `directory`, which is made anew."""
+    shutil.rmtree(directory, ignore_errors=True)
+    places: dict[str, tuple[Path, ...]] = {}
+    for split in SPLITS:
+        target = directory / split / "images"
+        pairs = [(source, name) for source in data_set.images[split] for name in list_images(source)]
+        for part in (target, Path(*_labels_for(target))):
+            part.mkdir(parents=True)
+        for source, name in pairs[:images]:
+            files.link_or_copy(source / name, target / name, lambda: None)
+            label = Path(*_labels_for(source)) / f"{os.path.splitext(name)[0]}.txt"
+            if label.exists():
+                files.link_or_copy(label, Path(*_labels_for(target)) / label.name, lambda: None)
+        places[split] = (target,) if pairs else ()
+    return DataSet(directory, data_set.names, places)
 
 
 def _read_data_yaml(path: Path, relative: str) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from azaion_api.reporter import utc_now
 from azaion_api.training_run import EvaluationStatus, ExportFormat, Gain, GroupBy, Metric, PublishedModel, Stage
 from azaion_trainer import engine, files
 from azaion_trainer.arguments import parse_parameters
-from azaion_trainer.dataset import DataSet, open_data_set
-from azaion_trainer.failures import BadDataError, BadSpecError
+from azaion_trainer.dataset import DataSet, data_set_of
+from azaion_trainer.failures import BadDataError
 from azaion_trainer.manifest import list_images, trained_on
 from azaion_trainer.model_card import EVALUATION_FILE, EvaluationRecord, ExportRecord, read_card, read_trained_on
 from azaion_trainer.split import group_of
@@ -34,10 +34,7 @@ def evaluate(context: StageContext) -> str:
     weights = context.run.train / "weights" / "best.pt"
     if not weights.is_file():
         raise BadDataError(f"{context.relative(weights)} is not there; the stage train has to come first")
-    described = context.task.dataset
-    if described is None:
-        raise BadSpecError("the task names no data set; the stage prepare has to come first")
-    data_set = open_data_set(context.layout, described.path)
+    data_set = data_set_of(context)
     split = "test" if any(list_images(path) for path in data_set.images["test"]) else "valid"
     status, new = _judge_both(context, data_set, split, weights)
     _draw(context, data_set, new, split)

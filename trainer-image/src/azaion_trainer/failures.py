@@ -49,6 +49,18 @@ class UploadFailedError(StageError):
     reason = AttemptReason.UPLOAD_FAILED
 
 
+class GpuMemoryError(StageError):
+    """The GPU's memory does not suffice; a smaller batch is tried next."""
+
+    reason = AttemptReason.GPU_OUT_OF_MEMORY
+
+
+class OverheatedError(StageError):
+    """The GPU is too hot and did not cool down while the training paused."""
+
+    reason = AttemptReason.OVERHEATED
+
+
 class PreemptionError(BaseException):
     """The pod was told to go (SIGTERM). No Exception, so that no library in between takes it for a fault of its own."""
 

@@ -16,6 +16,8 @@ from ultralytics.data.dataset import YOLODataset
 from azaion_trainer.order import ImageOrder, Reading, Sample
 
 _PREFETCHED_BATCHES = 4
+#: How long the death of a loader process may take to be known, in seconds.
+_DEATH_IS_TOLD_S = 1.0
 
 
 class WindowMosaic(Mosaic):  # type: ignore[misc]
@@ -104,13 +106,26 @@ class TrainingLoader(InfiniteDataLoader):  # type: ignore[misc]
         """The batches of an epoch that are left after `images_seen` images.
 
         The processes are already reading the right ones when the epoch before was read to its end; `reset` before a
-        jump makes them begin anew.
+        jump makes them begin anew. Raises RuntimeError as torch words it when one of them was killed.
         """
         if self.iterator is None:
             self.order.put(epoch, images_seen)
             self.iterator = self._get_iterator()
         for _ in range(self.order.reading.batches_after(images_seen)):
-            yield next(self.iterator)
+            yield self._next()
+
+    def _next(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = next(self.iterator)
+        except (OSError, EOFError) as error:
+            # What is left of a killed process's connection breaks before anybody hears of its death.
+            for worker in getattr(self.iterator, "_workers", ()):
+                worker.join(_DEATH_IS_TOLD_S)
+                if worker.exitcode is not None and worker.exitcode < 0:
+                    text = f"DataLoader worker (pid {worker.pid}) is killed by signal: {-worker.exitcode}"
+                    raise RuntimeError(text) from error
+            raise
+        return found
 
 
 def _start_worker(_number: int) -> None:

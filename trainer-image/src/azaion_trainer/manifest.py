@@ -10,9 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from azaion_api.layout import Layout
+from azaion_api.layout import IMAGE_SUFFIXES, Layout
 from azaion_api.training_run import GroupBy, Split
-from azaion_trainer.pairs import IMAGE_EXTENSIONS
 from azaion_trainer.split import SPLITS, SplitPlan
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,7 @@ def list_images(directory: Path) -> list[str]:
                 entry.name
                 for entry in entries
                 if not entry.name.startswith(".")
-                and entry.name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS
+                and entry.name.lower().endswith(IMAGE_SUFFIXES)
                 and entry.is_file(follow_symlinks=False)
             )
     except FileNotFoundError:

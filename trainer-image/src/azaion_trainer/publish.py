@@ -36,6 +36,8 @@ def publish(context: StageContext) -> str:
     promotion = context.task.promotion
     if promotion is None or promotion.decision is PromotionDecision.WAITING:
         raise BadSpecError("the task holds no decision; the operator decides before it publishes")
+    if context.task.spec.smoke:
+        _rehearse(context)
     if promotion.decision is PromotionDecision.REJECTED:
         context.report.publish(promotion=promotion)
         return f"not published: {promotion.reason}; the model stays in {context.task.directory}"
@@ -49,6 +51,18 @@ def publish(context: StageContext) -> str:
     switch_link(link, model)
     context.report.publish(model_name=directory.name, promotion=promotion, models=_deployed(context, directory))
     return f"{context.relative(link)} is now {directory.name}"
+
+
+def _rehearse(context: StageContext) -> None:
+    """What a publication does, up to where something would change. Raises OSError when models/ cannot be filled."""
+    weights = context.run.train / "weights" / "best.pt"
+    hidden = context.layout.models / f".publishing-{context.task.uid[:8]}"
+    hidden.mkdir(parents=True, exist_ok=True)
+    try:
+        _place(weights, hidden / f"{_line(context)}.pt")
+        files.sync_directory(hidden)
+    finally:
+        shutil.rmtree(hidden)
 
 
 def _line(context: StageContext) -> str:

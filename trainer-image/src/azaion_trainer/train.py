@@ -11,24 +11,27 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from azaion_api.report import MAX_HISTORY, EpochRow, TrainingProgress
-from azaion_api.training_run import Checkpoint, PublishedModel
+from azaion_api.training_run import Checkpoint, Device, PublishedModel, RunPlanStatus
 from azaion_trainer import engine, files
 from azaion_trainer.arguments import parse_parameters
 from azaion_trainer.checkpoints import CheckpointError, CheckpointStore, SavedCheckpoint, Search, State
-from azaion_trainer.dataset import DataSet, open_data_set
-from azaion_trainer.failures import BadSpecError
+from azaion_trainer.dataset import DataSet, data_set_of
+from azaion_trainer.failures import BadDataError, BadSpecError
 from azaion_trainer.metrics import MeteredListener, TrainingMetrics, serve
 from azaion_trainer.reporting import StageReporter, finite
+from azaion_trainer.split import SPLITS
 from azaion_trainer.stage import StageContext
 
 if TYPE_CHECKING:
+    from azaion_trainer.gpu_guard import Guard
+    from azaion_trainer.probe import Workload
     from azaion_trainer.trainer import EpochResult, Listener, Position, RunTrainer
 
 log = logging.getLogger(__name__)
 
 CURRENT = "Current"
 #: Epochs whose median time foretells the rest.
-_PACE_EPOCHS = 5
+_PACE_EPOCHS = 20
 _MAP50, _MAP50TO95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
 _PRECISION, _RECALL = "metrics/precision(B)", "metrics/recall(B)"
 
@@ -36,7 +39,7 @@ _PRECISION, _RECALL = "metrics/precision(B)", "metrics/recall(B)"
 def train(context: StageContext) -> str:
     """Train the run's remaining epochs, or see that there are none, and report the trained model."""
     engine.start(context.cores, _observer(context))
-    data_set = _data_set(context)
+    data_set = data_set_of(context)
     arguments = _arguments(context, data_set)
     store = CheckpointStore(context.run.checkpoints)
     search = _search(context, store)
@@ -44,11 +47,13 @@ def train(context: StageContext) -> str:
     listener = ReportingListener(context, search)
     if state is not None:
         _require_same_classes(state, data_set)
-        if _is_finished(context, state):
+        if _is_finished(context, state) or context.task.wrap_up:
             listener.report()
             _slim(context.run.train / "weights" / "best.pt")
             return _finished_sentence(context, state["epoch"], state["best_epoch"])
         arguments.update(_continued(context, state))
+    elif context.task.wrap_up:
+        raise BadDataError("the budget is spent, and there is no checkpoint that can be used to go on with")
     metrics = TrainingMetrics()
     trainer = _trainer(context, arguments, store, MeteredListener(listener, metrics), state)
     server = serve(metrics)
@@ -70,13 +75,6 @@ def _observer(context: StageContext) -> engine.Observer:
             context.report.activity(f"{activity} ({done}/{total})" if total and done >= total else activity)
 
     return observe
-
-
-def _data_set(context: StageContext) -> DataSet:
-    described = context.task.dataset
-    if described is None:
-        raise BadSpecError("the task names no data set; the stage prepare has to come first")
-    return open_data_set(context.layout, described.path)
 
 
 def _trainer(
@@ -109,7 +107,38 @@ def _trainer(
             checkpoint_interval_s=context.task.spec.training.checkpoint_interval_seconds,
             keep_period=context.task.spec.training.save_period,
             state=state,
+            learning_rate_factor=context.task.learning_rate_factor,
+            guard=_guard(context),
+            workload=_workload(context, arguments) if state is None else None,
         )
+    )
+
+
+def _guard(context: StageContext) -> Guard | None:
+    from azaion_trainer.gpu_guard import guard_for
+
+    if context.task.spec.training.device is Device.CPU:
+        return None
+    return guard_for(context.task.spec.recovery.gpu_guard, context.heart, context.stop, context.report.activity)
+
+
+def _workload(context: StageContext, arguments: dict[str, Any]) -> Workload | None:
+    """What the whole run trains on, for the probe; a smoke run foretells the long one."""
+    from azaion_trainer.probe import Workload
+
+    described, training = context.task.dataset, context.task.spec.training
+    if described is None:
+        return None
+    root = context.layout.root / described.path
+    parts = [root / split / part for split in SPLITS for part in ("images", "labels")]
+    return Workload(
+        epochs=training.epochs,
+        train_images=described.train,
+        valid_images=described.valid,
+        directories=tuple(parts),
+        save_period=training.save_period,
+        min_batch=context.task.spec.recovery.out_of_memory.min_batch,
+        image_size=int(arguments["imgsz"]),
     )
 
 
@@ -125,7 +154,7 @@ def _arguments(context: StageContext, data_set: DataSet) -> dict[str, Any]:
         "mode": "train",
         "model": _base_model(context),
         "data": str(data_file),
-        "epochs": training.epochs,
+        "epochs": context.task.spec.epochs,
         "batch": context.task.batch or _batch(training.batch),
         "imgsz": training.image_size,
         "save_period": -1,
@@ -187,6 +216,10 @@ def _search(context: StageContext, store: CheckpointStore) -> Search:
     source = context.task.spec.training.resume_from
     if search.found is not None or source is None:
         return search
+    if context.task.spec.smoke:
+        # What a smoke run has to find out is whether the long one could begin there.
+        _require_usable(context, source)
+        return Search(None, ())
     directory = context.layout.root / source
     if not directory.is_dir() or not files.within(context.layout.root, directory):
         raise BadSpecError(f"training.resumeFrom: {source} is not there; look at runs/ for what is")
@@ -200,6 +233,14 @@ def _search(context: StageContext, store: CheckpointStore) -> Search:
         raise BadSpecError(f"training.resumeFrom: {source} holds no checkpoint that can be used{skipped}")
     _take_over_best(context.layout.root, other.train, context.run.train)
     return search
+
+
+def _require_usable(context: StageContext, source: str) -> None:
+    """Raises BadSpecError unless there is a checkpoint to resume from."""
+    directory = context.layout.root / source
+    inside = directory.is_dir() and files.within(context.layout.root, directory)
+    if not inside or CheckpointStore(context.layout.run(source).checkpoints).newest().found is None:
+        raise BadSpecError(f"training.resumeFrom: {source} holds no checkpoint that can be used; look at runs/")
 
 
 def _take_over_best(root: Path, theirs: Path, ours: Path) -> None:
@@ -222,7 +263,7 @@ def _require_same_classes(state: State, data_set: DataSet) -> None:
 
 def _is_finished(context: StageContext, state: State) -> bool:
     """Whether the state is the end of the training; more epochs than it was for are trained on."""
-    done = state["finished"] and (state["completed_early"] or state["epoch"] >= context.task.spec.training.epochs)
+    done = state["finished"] and (state["completed_early"] or state["epoch"] >= context.task.spec.epochs)
     return bool(done) and (context.run.train / "weights" / "best.pt").is_file()
 
 
@@ -280,6 +321,10 @@ class ReportingListener:
         self._context = context
         self._pace_s: deque[float] = deque(maxlen=_PACE_EPOCHS)
         self._history: list[EpochRow] = []
+        #: Part of an epoch's time that its batches take; the rest is validation.
+        self._batches_share = 1.0
+        #: Seconds into the epoch when its validation began.
+        self._validating_s = 0.0
         state = search.found.state if search.found else None
         if state is not None:
             self._history = msgspec.convert(state["history"], list[EpochRow])
@@ -288,7 +333,7 @@ class ReportingListener:
 
     def _before(self, context: StageContext, search: Search, state: State | None) -> TrainingProgress:
         """The progress to begin with."""
-        epochs = context.task.spec.training.epochs
+        epochs = context.task.spec.epochs
         if state is None or search.found is None:
             return TrainingProgress(epochs=epochs, resumed=search.sentence()[:1000])
         known = msgspec.convert(state["progress"], TrainingProgress)
@@ -312,6 +357,12 @@ class ReportingListener:
     def report(self) -> None:
         self._report.publish(training=self._training)
 
+    def planned(self, plan: RunPlanStatus) -> None:
+        batches_s = plan.batches_per_epoch * float(plan.seconds_per_batch)
+        epoch_s = plan.training_seconds / max(self._context.task.spec.training.epochs, 1)
+        self._batches_share = min(1.0, batches_s / epoch_s) if epoch_s > 0 else 1.0
+        self._report.publish(plan=plan)
+
     def began(self, trainer: RunTrainer) -> None:
         self._change(batch=trainer.train_loader.order.reading.batch)
         self.report()
@@ -322,12 +373,16 @@ class ReportingListener:
         self._progress(trainer, activity, trainer.position.epoch + fraction)
 
     def validating(self, trainer: RunTrainer) -> None:
-        done = trainer.position.epoch + self._epoch_fraction(trainer)
+        self._validating_s = trainer.epoch_seconds
+        # Its batches are done, and yet the epoch is not.
+        done = trainer.position.epoch + 0.999
         self._progress(trainer, f"validating epoch {trainer.position.epoch + 1}", done)
 
     def epoch_done(self, result: EpochResult) -> None:
         metrics: dict[str, float] = result.metrics
         self._pace_s.append(result.seconds)
+        if 0 < self._validating_s < result.seconds:
+            self._batches_share = self._validating_s / result.seconds
         train_losses = [value for name, value in metrics.items() if name.startswith("train/")]
         losses = {name: finite(value) for name, value in metrics.items() if name.startswith(("train/", "val/"))}
         train_loss = finite(sum(train_losses))
@@ -387,13 +442,15 @@ class ReportingListener:
         self._report.progress(activity, done / trainer.epochs, self._remaining_s(trainer, done))
 
     def _remaining_s(self, trainer: RunTrainer, done: float) -> float | None:
+        """Seconds to the end of the training; `done` counts epochs, the one under way by its batches."""
         if self._pace_s:
             epoch_s = statistics.median(self._pace_s)
         elif trainer.setup.heart.batch_s is not None:
-            epoch_s = trainer.setup.heart.batch_s * len(trainer.train_loader)
+            epoch_s = trainer.setup.heart.batch_s * len(trainer.train_loader) / self._batches_share
         else:
             return None
-        return epoch_s * max(0.0, float(trainer.epochs) - done)
+        completed, part = divmod(done, 1.0)
+        return epoch_s * max(0.0, float(trainer.epochs) - completed - part * self._batches_share)
 
 
 def thinned(rows: list[EpochRow]) -> list[EpochRow]:

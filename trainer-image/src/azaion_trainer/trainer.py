@@ -13,6 +13,7 @@ import contextlib
 import errno
 import logging
 import random
+import shutil
 import time
 import warnings
 from collections.abc import Iterator
@@ -28,9 +29,12 @@ from ultralytics.nn.tasks import load_checkpoint
 from ultralytics.utils import colorstr
 from ultralytics.utils.torch_utils import autocast, strip_optimizer, unwrap_model
 
-from azaion_trainer import files
+from azaion_api.layout import needed_free_bytes, pausing_free_bytes
+from azaion_api.training_run import RunPlanStatus
+from azaion_trainer import files, probe
 from azaion_trainer.checkpoints import CheckpointError, CheckpointStore, SavedCheckpoint, State
-from azaion_trainer.failures import BadSpecError, LossNotFiniteError, PreemptionError
+from azaion_trainer.failures import BadSpecError, LossNotFiniteError, OverheatedError, PreemptionError, StorageFullError
+from azaion_trainer.gpu_guard import Guard
 from azaion_trainer.loading import TrainingImages, TrainingLoader
 from azaion_trainer.order import Reading, mix
 from azaion_trainer.watch import Heartbeat, StopSignal
@@ -70,6 +74,7 @@ class EpochResult:
 class Listener(Protocol):
     """Hears how the training goes; called from its thread, so it must not wait for anything."""
 
+    def planned(self, plan: RunPlanStatus) -> None: ...
     def began(self, trainer: RunTrainer) -> None: ...
     def batch_done(self, trainer: RunTrainer) -> None: ...
     def validating(self, trainer: RunTrainer) -> None: ...
@@ -95,6 +100,11 @@ class TrainingSetup:
     keep_period: int
     #: What to go on from.
     state: State | None = None
+    #: What the learning rate is multiplied by.
+    learning_rate_factor: float = 1.0
+    guard: Guard | None = None
+    #: What the whole run trains on: measured before the first batch when given.
+    workload: probe.Workload | None = None
 
 
 @dataclass
@@ -140,6 +150,11 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         self._clock = _EpochClock()
         self.add_callback("on_val_start", self._on_validation_start)
         self.add_callback("on_val_batch_end", self._on_validation_batch)
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds of the epoch under way, pauses apart."""
+        return self._clock.seconds
 
     # What is trained on
 
@@ -268,11 +283,23 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
             if group.get("param_group") in {"weight", "muon"}:
                 group["weight_decay"] = decay
 
+    def _scale_learning_rate(self) -> None:
+        """Lower the whole schedule; a state holds the rates as they were lowered when it was saved."""
+        state = self.setup.state
+        before = float(state.get("learning_rate_factor", 1.0)) if state is not None else 1.0
+        if self.setup.learning_rate_factor != before:
+            for group in self.optimizer.param_groups:
+                group["initial_lr"] *= self.setup.learning_rate_factor / before
+        self.scheduler.base_lrs = [group["initial_lr"] for group in self.optimizer.param_groups]
+
     # The loop
 
     def _do_train(self) -> None:
         """Train to the last epoch, from wherever the state was. Raises PreemptionError with the state saved."""
         self._setup_train()
+        self._scale_learning_rate()
+        if self.setup.workload is not None:
+            self.setup.listener.planned(probe.plan(self, self.setup.workload))
         self._warmup_batches = self._get_warmup_iterations(len(self.train_loader))
         self._nominal_accumulate = self.accumulate
         self._mosaic_closed = not self.args.close_mosaic
@@ -283,7 +310,7 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         self.optimizer.zero_grad()
         self._resume_gradients()
         if self.setup.state is not None:
-            _restore_random(self.setup.state["random"])
+            restore_random(self.setup.state["random"])
         self._saved = time.monotonic()
         self.run_callbacks("on_train_start")
         self.setup.listener.began(self)
@@ -291,7 +318,7 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
             try:
                 while not self.stop:
                     self._run_epoch()
-            except PreemptionError:
+            except (PreemptionError, OverheatedError):
                 with contextlib.suppress(OSError):  # said and counted; the order to stop comes first
                     self._save_state()
                 raise
@@ -395,8 +422,12 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
             self._require_finite_loss()
         self.setup.listener.batch_done(self)
         self.setup.stop.check()
+        if self.setup.guard is not None:
+            # A pause says nothing about the pace.
+            self._clock.before_s -= self.setup.guard.look()
         if now - self._saved >= self.setup.checkpoint_interval_s:
             self._save_state()
+            self._require_space()
 
     # Validation and the end of an epoch
 
@@ -432,6 +463,8 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         self._clock = _EpochClock()
         self.setup.listener.epoch_done(result)
         self._save_state()
+        if not self.stop:
+            self._require_space()
 
     def _on_validation_start(self, _validator: Any) -> None:
         self.setup.listener.validating(self)
@@ -512,6 +545,15 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         self.setup.heart.beat()
         self.setup.listener.checkpoint_saved(saved, self.position)
 
+    def _require_space(self) -> None:
+        """Stop, everything saved, before the volume is so full that the kubelet evicts. Raises StorageFullError."""
+        usage = shutil.disk_usage(self.save_dir)
+        if usage.free < pausing_free_bytes(usage.total):
+            raise StorageFullError(
+                f"only {usage.free / 2**30:.1f} GiB of the volume are free, so the training pauses at its checkpoint; "
+                f"it goes on once {needed_free_bytes(usage.total) / 2**30:.1f} GiB are"
+            )
+
     def _require_finite_weights(self) -> None:
         for model in (unwrap_model(self.model), self.ema.ema):
             values = [value for value in model.state_dict().values() if value.is_floating_point()]
@@ -550,7 +592,8 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
                 "possible_stop": bool(self.stopper.possible_stop),
             },
             "arguments": {name: getattr(self.args, name) for name in RESOLVED_ARGUMENTS},
-            "random": _random_state(),
+            "random": random_state(),
+            "learning_rate_factor": self.setup.learning_rate_factor,
             "epoch_seconds": self._clock.seconds,
             "seconds": self._seconds_before + time.monotonic() - self._began,
             **self.setup.listener.state(),
@@ -596,7 +639,8 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _random_state() -> State:
+def random_state() -> State:
+    """Of all generators that a training draws from."""
     version, numbers, gauss = random.getstate()
     kind, keys, place, has_gauss, cached = np.random.get_state()
     return {
@@ -607,7 +651,8 @@ def _random_state() -> State:
     }
 
 
-def _restore_random(state: State) -> None:
+def restore_random(state: State) -> None:
+    """Go on drawing where `random_state` was taken."""
     version, numbers, gauss = state["python"]
     random.setstate((version, tuple(numbers), gauss))
     kind, keys, place, has_gauss, cached = state["numpy"]

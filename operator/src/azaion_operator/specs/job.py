@@ -39,6 +39,8 @@ GPU = "nvidia.com/gpu"
 _COMPUTING = (JobStage.TRAIN, JobStage.EVALUATE)
 #: The epochs the pod was told, so that a raised number is seen.
 ANNOTATION_EPOCHS = f"{GROUP}/epochs"
+#: On the Job that only makes the best model ready, after the budget is spent.
+ANNOTATION_WRAP_UP = f"{GROUP}/wrap-up"
 CONTAINER = "trainer"
 #: Training saves a checkpoint on SIGTERM, which takes a while for a large model on a slow disk.
 _GRACE_S = {JobStage.TRAIN: 180}
@@ -55,7 +57,9 @@ def job(run: TrainingRun, task: RunTask, image: str, settings: PodSettings) -> C
     if task.stage in DEVICE_STAGES:
         labels[LABEL_DEVICE] = "true"
     meta = metadata(run, job_name(run.metadata.name, task.stage, task.attempt), labels)
-    meta["annotations"] = {ANNOTATION_EPOCHS: str(run.spec.training.epochs)}
+    meta["annotations"] = {ANNOTATION_EPOCHS: str(run.spec.epochs)}
+    if task.wrap_up:
+        meta["annotations"][ANNOTATION_WRAP_UP] = "true"
     spec: RawObject = {
         "backoffLimit": 0,
         "completions": 1,
