@@ -447,7 +447,10 @@ def test_nothing_is_written_while_nothing_changes(operator: Operator, node: Node
     node.report(pod, progress=Progress(activity="reading", remaining_seconds=60))
     runs.until("full", message="forms the data set: reading")
     runs.create("queued")
-    runs.until("queued", message="place 1 in the queue: run full is at the device")
+    runs.until("queued", phase="Queued")
+    said = eventually("the queue says until when", lambda: " until about " in runs.status("queued")["message"])
+    assert said
+    assert runs.status("queued")["message"].startswith("place 1 in the queue: run full is at the device until about ")
     before = {name: runs.get(name) for name in ("full", "queued")}
     operator.kill()
     operator.start()

@@ -94,11 +94,15 @@ class Bench:
     def __init__(self, cluster: Cluster, number: int, directory: Path) -> None:
         self._environment = cluster.environment()
         self._kubeconfig = str(cluster.kubeconfig)
-        self._api = RealApi(self._environment)
-        self._namespace = new_namespace(self._api, f"bench-{os.getpid()}-{number}")
-        self._bare = new_namespace(self._api, f"bench-{os.getpid()}-{number}-bare").name
-        self._node = Node(self._namespace)
+        api = RealApi(self._environment)
+        self._namespace = new_namespace(api, f"bench-{os.getpid()}-{number}")
+        self._bare = new_namespace(api, f"bench-{os.getpid()}-{number}-bare").name
         self._operator = Operator(self._namespace, self._environment, directory)
+
+    @property
+    def _node(self) -> Node:
+        """On a new connection: the API server closes those that were idle for long."""
+        return Node(Namespace(RealApi(self._environment), self._namespace.name))
 
     @property
     def _ours(self) -> str:
@@ -114,11 +118,11 @@ class Bench:
                 for step in (self._applies, self._one_reports, self._many_report, self._thousand, self._rest):
                     say(step.__name__.strip("_").replace("_", " "))
                     row |= await step(client)
+                for namespace in (self._ours, self._bare):
+                    await client.request("DELETE", f"/api/v1/namespaces/{namespace}")
                 return row
         finally:
             self._operator.kill()
-            for namespace in (self._ours, self._bare):
-                self._api.request("DELETE", f"/api/v1/namespaces/{namespace}")
 
     # From apply to Job
 
@@ -219,7 +223,8 @@ class Bench:
         name = "active"
         await client.request("POST", runs_path(self._ours), a_run(name, training={"epochs": 9999}))
         await asyncio.to_thread(self._node.complete, f"{name}-prepare-1")
-        pod = await asyncio.to_thread(lambda: self._node.start_pod(self._node.job(f"{name}-train-1")))
+        node = self._node
+        pod = await asyncio.to_thread(lambda: node.start_pod(node.job(f"{name}-train-1")))
         uids = {name: pod["metadata"]["uid"]}
         ours = await self._report(client, self._ours, uids, f"{name}-run-report", range(1, EPOCHS + 1))
         theirs = await self._bare_reports(client, ("active",), range(1, EPOCHS + 1))
