@@ -31,7 +31,7 @@ from bare_client import MERGE_PATCH, BareClient, Document, Watching, side_by_sid
 from cluster import Cluster, UpOptions  # noqa: E402
 from figures import Figure, percentile, read_recorded, record, regressions, table  # noqa: E402
 from operator_harness import Node, Operator, new_namespace, now_text  # noqa: E402
-from real_api import RealApi  # noqa: E402
+from real_api import Namespace, RealApi  # noqa: E402
 
 from azaion_api.report import RunReport, TrainingProgress  # noqa: E402
 from azaion_api.training_run import Stage  # noqa: E402

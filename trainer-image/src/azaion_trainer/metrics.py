@@ -17,6 +17,7 @@ from azaion_api.pages import METRICS_TYPE, Answer, PageServer
 from azaion_trainer.checkpoints import CheckpointError
 
 if TYPE_CHECKING:
+    from azaion_api.training_run import RunPlanStatus
     from azaion_trainer.checkpoints import SavedCheckpoint, State
     from azaion_trainer.train import ReportingListener
     from azaion_trainer.trainer import EpochResult, Position, RunTrainer
@@ -94,6 +95,9 @@ class MeteredListener:
         self._metrics = metrics
         self._batch_ended: float | None = None
         self._images_seen = 0
+
+    def planned(self, plan: RunPlanStatus) -> None:
+        self._inner.planned(plan)
 
     def began(self, trainer: RunTrainer) -> None:
         self._metrics.epoch.set(trainer.position.epoch)
