@@ -349,7 +349,7 @@ def _end_well(standing: Standing) -> Step | None:
     promotion = standing.status.promotion
     if standing.view.run.spec.smoke:
         # Also the publication is tried, up to where something would change.
-        if standing.stage is not None:
+        if not is_done(standing.status, JobStage.PUBLISH):
             return None
         message = "a smoke run: two batches went through every stage, and nothing was published"
         return Step(phase=Phase.SUCCEEDED, message=message)
@@ -383,7 +383,7 @@ def _back_off(standing: Standing) -> Step | None:
             phase=phase, message=f"waits for space on the volume; {verdict.why}", held=AttemptReason.STORAGE_FULL
         )
     left_s = (verdict.at - standing.now).total_seconds()
-    if verdict.after > standing.now + _CLOCK_SKEW:
+    if verdict.after is not None and verdict.after > standing.now + _CLOCK_SKEW:
         # The clock was set back since; nobody waits until it has caught up.
         left_s = 0.0
     # Where the free space is known, it decides, not the clock; so it is with the GPU's temperature.

@@ -73,9 +73,9 @@ class Retry:
     """The next attempt may start at that time."""
 
     at: datetime
-    #: When the attempt before ended.
-    after: datetime
     why: str
+    #: When the attempt before ended.
+    after: datetime | None = None
     needs_space: bool = False
     needs_cooling: bool = False
 
@@ -112,10 +112,10 @@ def remedy(spec: TrainingRunSpec, attempts: tuple[Attempt, ...], restarts: int) 
     if last.reason is AttemptReason.UPLOAD_FAILED:
         return _upload_again(last, words)
     if policy.remedy is Remedy.WAIT_FOR_SPACE:
-        return Retry(last.ended + SPACE_RETRY, last.ended, sentence(words), needs_space=True)
+        return Retry(last.ended + SPACE_RETRY, sentence(words), last.ended, needs_space=True)
     if policy.remedy is Remedy.COOL_DOWN:
-        return Retry(last.ended + COOLING, last.ended, sentence(words), needs_cooling=True)
-    return Retry(last.ended + _delay(policy.remedy, fruitless(attempts)), last.ended, sentence(words))
+        return Retry(last.ended + COOLING, sentence(words), last.ended, needs_cooling=True)
+    return Retry(last.ended + _delay(policy.remedy, fruitless(attempts)), sentence(words), last.ended)
 
 
 def _upload_again(last: Attempt, words: str) -> Retry | GiveUp:

@@ -56,7 +56,7 @@ def test_an_attempt_that_worked_for_long_starts_the_pause_anew() -> None:
         make.ended(TRAIN, 4, Reason.CRASHED, ran=7200),
     )
     assert remedy(make.spec(), attempts, 4) == Retry(
-        make.ago(1) + timedelta(seconds=10), make.ago(1), "train ended as Crashed"
+        make.ago(1) + timedelta(seconds=10), "train ended as Crashed", make.ago(1)
     )
 
 
@@ -83,7 +83,7 @@ def test_what_no_retry_can_mend_fails_at_once_with_the_pods_own_sentence(reason:
 
 def test_a_full_disk_is_waited_for() -> None:
     found = remedy(make.spec(), (make.ended(TRAIN, 1, Reason.STORAGE_FULL, since=0),), 0)
-    assert found == Retry(make.NOW + timedelta(minutes=5), make.NOW, "train ended as StorageFull", needs_space=True)
+    assert found == Retry(make.NOW + timedelta(minutes=5), "train ended as StorageFull", make.NOW, needs_space=True)
 
 
 @pytest.mark.parametrize(
