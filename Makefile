@@ -52,7 +52,8 @@ bench-trainer: .venv/.ready ## an epoch of the trainer against one of bare ultra
 clock-install:
 	test -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 || { apt-get update -qq && apt-get install -qq -y --no-install-recommends libfaketime; }
 broker-install:
-	test -x /usr/lib/rabbitmq/bin/rabbitmq-server || { apt-get update -qq && apt-get install -qq -y --no-install-recommends rabbitmq-server; }
+	test -x /usr/lib/rabbitmq/bin/rabbitmq-server && test -x /usr/bin/faketime || \
+	  { apt-get update -qq && apt-get install -qq -y --no-install-recommends rabbitmq-server faketime; }
 
 .PHONY: lint types crd-check format
 lint: .venv/.ready ## ruff

@@ -27,12 +27,12 @@ class BrokerError(RuntimeError):
 class LocalBroker:
     """One node with the stream plugin; `start`, `stop`, `kill` and `start` again keep its ports and data."""
 
-    def __init__(self, directory: Path, username: str = "annotator", password: str = "first password") -> None:  # noqa: S107
+    def __init__(self, directory: Path, host: str = "127.0.0.1") -> None:
         self.directory = directory
-        self.username = username
-        self.password = password
+        self.username = "annotator"
+        self.password = "first password"
         self.amqp_port, self.stream_port, self.tls_port, self._dist_port, self._epmd_port = _free_ports(5)
-        self.host = "127.0.0.1"
+        self.host = host
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory / "console.log"
 
@@ -152,7 +152,7 @@ class LocalBroker:
             "PATH": os.environ["PATH"],
             "LANG": "C.UTF-8",
             "HOME": str(d),
-            "ERL_EPMD_ADDRESS": self.host,
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": str(self._epmd_port),
             # Lets `epmd -kill` end our port mapper although a killed node is still registered.
             "ERL_EPMD_RELAXED_COMMAND_CHECK": "1",

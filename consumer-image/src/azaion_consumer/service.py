@@ -44,6 +44,8 @@ _GOOD_AFTER_S = 10.0
 _REPORT_INTERVAL_S = 1.0
 #: The event loop has not come round for this long: the process is dead and does not know it.
 _STUCK_S = 60.0
+#: Messages wait and the disk has taken none for this long: a thread is dead, or hangs in a call that never returns.
+_DEAD_WRITER_S = 600.0
 #: Logged rejections per minute; the rest is counted only.
 _REJECTIONS_LOGGED = 20
 #: Offsets that may be missing before the first message without a message being lost: the broker writes notes of its own
@@ -380,7 +382,11 @@ class Service:
 
     def _not_alive(self) -> str | None:
         silent_s = time.monotonic() - self._ticked_s
-        return f"the event loop has been stuck for {silent_s:.0f} s" if silent_s > _STUCK_S else None
+        if silent_s > _STUCK_S:
+            return f"the event loop has been stuck for {silent_s:.0f} s"
+        session = self._session
+        idle_s = session.silent_s() if isinstance(session, Session) else 0.0
+        return f"messages wait and none was filed for {idle_s:.0f} s" if idle_s > _DEAD_WRITER_S else None
 
     def _not_ready(self) -> str | None:
         return None if self._status.ready else "not connected to the stream, or the volume cannot be written"

@@ -17,8 +17,11 @@ from azaion_consumer.messages import Decoder, Rejected
 from azaion_consumer.storage import OffsetRecord, Storage
 from azaion_consumer.writer import Committed, Writer, WriterEvents
 
-#: The end of the stream is looked up this often while we are behind it.
+#: The broker is asked this often where the stream ends.
 _LAG_INTERVAL_S = 15.0
+#: The stream goes on behind what we have and nothing comes for this long although it was asked for: the subscription
+#: is dead.
+_DEAF_S = 60.0
 #: No chunk for this long although one was asked for: we are at the end of the stream.
 _IDLE_S = 1.0
 _STORE_OFFSET_INTERVAL_S = 5.0
@@ -56,8 +59,8 @@ class Session:
         self._flow = Flow()
         self._credit = 0
         self._credit_wanted = asyncio.Event()
-        self._received_s = self._loop.time()
-        self._received_offset: int | None = None
+        self._received_s = self._worked_s = self._loop.time()
+        self._received_offset = record.offset
         self._committed_offset = record.offset
         self._stored_offset = record.offset
         self._position = position
@@ -69,6 +72,8 @@ class Session:
     async def take_piece(self, piece: Piece) -> None:
         """The connection's `on_piece` while this session lasts; waits while enough is waiting for the disk."""
         self._received_s = self._loop.time()
+        if self._flow.is_empty:
+            self._worked_s = self._received_s
         if not await self._flow.add(piece.size_bytes):
             return
         self._writer.offer(piece)
@@ -141,7 +146,10 @@ class Session:
             await self._connection.credit(credit)
 
     async def _follow_end(self) -> None:
-        """Keep an eye on where the stream ends: while we are idle it ends where we are, else the broker is asked."""
+        """Keep an eye on where the stream ends: while we are idle it ends where we are, and now and then it is asked.
+
+        Raises BrokerError when the broker holds more and sends nothing.
+        """
         asked_s = self._loop.time()
         while True:
             await asyncio.sleep(_IDLE_S)
@@ -149,11 +157,23 @@ class Session:
             idle = self._flow.is_empty and now_s - self._received_s >= _IDLE_S
             if idle and self._received_offset is not None:
                 self._events.on_last_offset(self._received_offset)
-            elif not idle and now_s - asked_s >= _LAG_INTERVAL_S:
-                asked_s = now_s
-                last = await self._connection.bounds(Position(OffsetType.LAST))
-                if last is not None:
-                    self._events.on_last_offset(last.last_offset)
+            if now_s - asked_s < _LAG_INTERVAL_S:
+                continue
+            asked_s = now_s
+            last = await self._connection.bounds(Position(OffsetType.LAST))
+            if last is None:
+                continue
+            self._events.on_last_offset(last.last_offset)
+            behind = self._received_offset is not None and last.last_offset > self._received_offset
+            if behind and self._flow.is_empty and self._loop.time() - self._received_s > _DEAF_S:
+                raise BrokerError(
+                    BrokerReason.DISCONNECTED,
+                    f"the broker holds messages up to offset {last.last_offset} and has sent none for {_DEAF_S:.0f} s",
+                )
+
+    def silent_s(self) -> float:
+        """Seconds since the writer's threads got on while something waits for them; 0 while nothing does."""
+        return 0.0 if self._flow.is_empty else self._loop.time() - self._worked_s
 
     async def _store_offsets(self) -> None:
         while True:
@@ -169,8 +189,13 @@ class Session:
     # ---- from the writer's threads ----
 
     def _piece_staged(self, piece: Piece) -> None:
-        self._loop.call_soon_threadsafe(self._flow.worked_off, piece.size_bytes)
+        self._loop.call_soon_threadsafe(self._worked_off, piece.size_bytes)
+
+    def _worked_off(self, size_bytes: int) -> None:
+        self._worked_s = self._loop.time()
+        self._flow.worked_off(size_bytes)
 
     def _batch_committed(self, committed: Committed) -> None:
+        self._worked_s = self._loop.time()
         self._committed_offset = committed.record.offset
         self._events.on_committed(committed)

@@ -12,35 +12,13 @@ from pathlib import Path
 
 import pytest
 from consumer_process import JPEG, Bench, Consumer, annotation, wait_for
+from workload import uninterrupted, workload
 
 from azaion_api.annotation_ingest import OnMissingOffsets, Tls
 from azaion_api.report import IngestReport
-from azaion_consumer.messages import AnnotationStatus, Detection, Role, encode_bulk, encode_created, encode_edited
+from azaion_consumer.messages import encode_created
 
 pytestmark = pytest.mark.slow
-
-
-def workload(count: int, seed: int = 7) -> list[bytes]:
-    """Messages of every kind over few names, so that the order in which they are applied decides where files end up."""
-    choose = random.Random(seed)
-    entries = []
-    for number in range(count):
-        name = f"x{choose.randrange(count // 8)}"
-        role = choose.choice([Role.VALIDATOR, Role.OPERATOR])
-        box = (Detection(number % 80, 0.5, 0.5, 0.1, 0.1),)
-        kind = choose.random()
-        if kind < 0.5:
-            picture = JPEG + number.to_bytes(4, "big") * choose.randrange(1, 2000)
-            entries.append(encode_created(annotation(name, role=role, image=picture, detections=box)))
-        elif kind < 0.7:
-            entries.append(encode_edited(annotation(name, role=role, detections=box)))
-        elif kind < 0.85:
-            entries.append(encode_bulk(AnnotationStatus.VALIDATED, [name, f"x{choose.randrange(count // 8)}"]))
-        elif kind < 0.95:
-            entries.append(encode_bulk(AnnotationStatus.DELETED, [name]))
-        else:
-            entries.append(b"poison")
-    return entries
 
 
 def connected(report: IngestReport) -> bool:
@@ -71,19 +49,6 @@ def staged_files(bench: Bench) -> int:
         return len(os.listdir(bench.root / ".ingest" / "annotations" / "staging"))
     except FileNotFoundError:
         return 0
-
-
-def uninterrupted(bench: Bench, messages: int) -> dict[str, bytes]:
-    """The tree of a consumer that nobody disturbs."""
-    root = bench.root.parent / "undisturbed"
-    root.mkdir()
-    consumer = bench.start(root)
-    wait_for(
-        "the undisturbed consumer",
-        lambda: sum(sum(bench.committed(root).get(key, {}).values()) for key in ("processed", "rejected")) == messages,
-    )
-    assert consumer.terminate() == 0
-    return bench.tree(root)
 
 
 # Deaths of the consumer
