@@ -140,7 +140,7 @@ class Demo:
             if status.get("rejected"):
                 raise DemoError(
                     f"annotations were rejected: {status['rejected']}",
-                    [f"kubectl -n {NAMESPACE} exec deploy/azaion-storage -- ls /azaion/data-rejected"],
+                    [f"kubectl -n {NAMESPACE} exec deploy/azaion-storage -- ls -R /azaion/data-rejected"],
                 )
             return status if count >= SCENES and status.get("lag") == 0 else None
 

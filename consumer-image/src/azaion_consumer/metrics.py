@@ -30,6 +30,11 @@ class Metrics:
             "Names in bulk messages whose files were not there.",
             registry=self._registry,
         )
+        self._offsets_missing = Gauge(
+            "azaion_ingest_offsets_missing",
+            "Offsets that were gone from the stream and that spec.stream.onMissingOffsets: Continue went on without.",
+            registry=self._registry,
+        )
         self._committed = Gauge(
             "azaion_ingest_committed_offset",
             "Offset of the last message whose files are durable.",
@@ -75,6 +80,7 @@ class Metrics:
         self._sync.observe(committed.sync_s)
         self._batch.observe(committed.processed.total() + committed.rejected.total())
         self.set_offset(committed.record.offset)
+        self._offsets_missing.set(committed.record.offsets_missing)
         if committed.record.last_message_time is not None:
             self._last_message.set(committed.record.last_message_time.timestamp())
 

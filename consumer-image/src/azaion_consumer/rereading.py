@@ -153,6 +153,8 @@ class Replay:
         await asyncio.to_thread(repair.finish)
         total = repair.repaired.total()
         done = f"{total} files {dry}put right" if total else "nothing to put right"
+        if not self._offsets:
+            done = "nothing of this stream is filed from that offset on"
         return self._result(repair, ReplayState.DONE, done)
 
     async def _read(
