@@ -21,7 +21,9 @@ def broker() -> Iterator[LocalBroker]:
     """A broker that runs for all tests; one that stops it starts it again."""
     if not LocalBroker.is_installed():
         pytest.fail("RabbitMQ is not installed: apt-get install --no-install-recommends rabbitmq-server")
-    with tempfile.TemporaryDirectory() as directory, LocalBroker(Path(directory, "broker")) as found:
+    # In memory: what is on trial is the consumer's disk, not the broker's.
+    memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as directory, LocalBroker(Path(directory, "broker")) as found:
         yield found
 
 
