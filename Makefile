@@ -32,7 +32,7 @@ demo-down: .venv/.ready ## remove what `make demo` made
 check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
 test: check cluster-build charttools-build images-build broker-install clock-install ## everything: unit, API-server and end-to-end tests with a few of each fault
 	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu"
-test-faults: .venv/.ready cluster-build images-build broker-install ## the long fault series on a real node
+test-faults: .venv/.ready cluster-build images-build broker-install clock-install ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
 unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
 	$(PY) -m pytest tests/unit -m "not slow and not gpu"

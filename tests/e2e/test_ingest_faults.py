@@ -13,7 +13,7 @@ from tests.demo.annotations import messages_for
 from tests.demo.scenes import Scene, make_scenes
 from tests.e2e.platform import Platform, condition
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
 
 NAME = "load"
 STREAM = "load"
