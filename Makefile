@@ -35,7 +35,7 @@ test: check cluster-build charttools-build images-build broker-install clock-ins
 test-faults: .venv/.ready cluster-build images-build broker-install clock-install ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
 unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
-	$(PY) -m pytest tests/unit -m "not slow and not gpu"
+	$(PY) -m pytest tests/unit -m "not slow and not gpu" -n logical --dist loadfile
 apiserver: .venv/.ready cluster-build clock-install ## tests against a real API server without a node
 	$(PY) -m pytest tests/apiserver
 e2e: .venv/.ready cluster-build images-build ## end-to-end tests on a real node

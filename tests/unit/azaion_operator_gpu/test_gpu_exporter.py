@@ -116,6 +116,7 @@ def test_two_cards_are_told_apart(library: NvmlLibrary) -> None:
     assert [found[f'azaion_gpu_temperature_celsius{{gpu="{n}"}}'] for n in (0, 1)] == [60, 80]
 
 
+@pytest.mark.slow
 def test_a_card_that_is_lost_and_comes_back_is_seen_without_a_restart(library: NvmlLibrary) -> None:
     library.set()
     with exporter(library.environment()) as running:

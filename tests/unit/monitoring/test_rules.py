@@ -511,6 +511,7 @@ def of(case: Case, name: str) -> dict[str, Any]:
     return {"name": name, "interval": "1m", "input_series": series}
 
 
+@pytest.mark.slow
 def test_every_alert_fires_when_it_should_and_only_then(tmp_path: Path) -> None:
     rules = alerts()
     tests = []
