@@ -52,9 +52,9 @@ def observer(platform: Platform) -> Iterator[DeviceObserver]:
         found.stop()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def never_two_at_the_gpu(platform: Platform, observer: DeviceObserver) -> Iterator[None]:
-    """Whatever a test does, no two pods ever share the device."""
+    """Whatever the test does, no two pods ever share the device."""
     yield
     assert observer.pods.overlaps == [], "two pods that ask for the GPU were there at once"
     assert shared_devices(platform.device_log().splitlines()) == [], "the test device was held by two pods at once"

@@ -23,6 +23,7 @@ def test_a_killed_trainer_goes_on_from_its_verified_checkpoint(platform: Platfor
     assert [int(row) for row in rows] == [1, 2, 3, 4]
 
 
+@pytest.mark.faults
 def test_a_suspended_run_frees_the_device_for_the_next_and_goes_on_where_it_was(
     platform: Platform, story: Story
 ) -> None:
@@ -46,6 +47,7 @@ def test_a_suspended_run_frees_the_device_for_the_next_and_goes_on_where_it_was(
     assert condition(status, "Finished")["status"] == "True"
 
 
+@pytest.mark.faults
 def test_a_smoke_run_goes_through_every_stage_and_publishes_nothing(platform: Platform, story: Story) -> None:
     before = platform.shell("ls -A models | sort")
     line = platform.access.status("modelline", "azaion")

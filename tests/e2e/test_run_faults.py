@@ -1,6 +1,6 @@
 """Everything that may happen to a training, done to one on a real node.
 
-The long series are `faults`; AZAION_FAULTS scales their counts. Whatever happens, epochs stay gap-free and only grow,
+AZAION_FAULTS scales the counts of the long series. Whatever happens, epochs stay gap-free and only grow,
 and no two pods share the device, which every test here is watched for.
 """
 
@@ -21,7 +21,12 @@ from tests.e2e.observer import DeviceObserver
 from tests.e2e.platform import Platform
 from tests.e2e.story import Story, small_run
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(14_400)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.faults,
+    pytest.mark.timeout(14_400),
+    pytest.mark.usefixtures("never_two_at_the_gpu"),
+]
 
 COUNT = int(os.environ.get("AZAION_FAULTS", "50"))
 POWER_CUTS = max(1, COUNT // 5)
@@ -106,9 +111,6 @@ def one_training_pod(platform: Platform, name: str) -> Object:
     return wait_for(f"a training pod of {name} runs", look, 400)
 
 
-# A few of each
-
-
 def test_an_evicted_pod_a_job_deleted_by_hand_and_a_spoilt_report_cost_nothing_but_the_time(
     platform: Platform, story: Story
 ) -> None:
@@ -177,10 +179,6 @@ def test_an_image_that_was_deleted_is_said_and_waited_for(platform: Platform, st
         ended_well(platform, "unpictured", epochs, 12)
 
 
-# The long series
-
-
-@pytest.mark.faults
 def test_a_trainer_killed_at_random_moments_loses_no_epoch(
     platform: Platform, story: Story, observer: DeviceObserver
 ) -> None:
@@ -198,7 +196,6 @@ def test_a_trainer_killed_at_random_moments_loses_no_epoch(
         assert set(reasons(status)[:-1]) == {"Crashed"}
 
 
-@pytest.mark.faults
 def test_an_operator_killed_at_random_moments_never_touches_the_training(platform: Platform, story: Story) -> None:
     chance = random.Random(2)
     total = 4 * COUNT
@@ -211,7 +208,6 @@ def test_an_operator_killed_at_random_moments_never_touches_the_training(platfor
         assert [a["podUid"] for a in status["attempts"] if a["stage"] == "train"] == [uid]
 
 
-@pytest.mark.faults
 def test_a_training_goes_on_while_the_kubelet_is_away(platform: Platform, story: Story) -> None:
     with training(platform, "alone", 300) as epochs:
         uid = one_training_pod(platform, "alone")["metadata"]["uid"]
@@ -227,7 +223,6 @@ def test_a_training_goes_on_while_the_kubelet_is_away(platform: Platform, story:
         assert epochs.seen == sorted(epochs.seen)
 
 
-@pytest.mark.faults
 def test_a_node_whose_power_is_cut_goes_on_from_the_last_checkpoint(platform: Platform, story: Story) -> None:
     chance = random.Random(3)
     total = 6 * POWER_CUTS
