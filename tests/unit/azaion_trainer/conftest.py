@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -25,6 +26,15 @@ os.environ.update(environment(1))
 def layout(tmp_path: Path) -> Layout:
     """An empty storage with classes.json."""
     return storage_tree(tmp_path / "azaion")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _room_on_the_volume() -> Iterator[None]:
+    """The machine's own disk may be so full that no training would start; tests of that say what is free themselves."""
+    with pytest.MonkeyPatch.context() as patched:
+        volume = shutil.disk_usage("/")._replace(total=1 << 40, free=1 << 39)
+        patched.setattr(shutil, "disk_usage", lambda _path: volume)
+        yield
 
 
 @pytest.fixture(autouse=True)
