@@ -57,10 +57,14 @@ IMAGES = (
     Image("broker", "tests/broker/Containerfile", ("tests/broker",), 2 * GIB),
     Image("kube-state-metrics", "tests/images/kube-state-metrics/Containerfile", (), 1 * GIB, python=False),
     Image(
-        "prometheus", "tests/images/prometheus/Containerfile", ("tests/images/prometheus",), GIB, program="prometheus"
+        "prometheus",
+        "tests/images/prometheus/Containerfile",
+        ("tests/images/prometheus",),
+        GIB // 4,
+        program="prometheus",
     ),
-    Image("alertmanager", "tests/images/alertmanager/Containerfile", (), 1 * GIB, program="alertmanager"),
-    Image("node-exporter", "tests/images/node-exporter/Containerfile", (), 1 * GIB, program="node_exporter"),
+    Image("alertmanager", "tests/images/alertmanager/Containerfile", (), GIB // 4, program="alertmanager"),
+    Image("node-exporter", "tests/images/node-exporter/Containerfile", (), GIB // 4, program="node_exporter"),
 )
 
 
