@@ -15,7 +15,7 @@ from real_api import Namespace, RealApi
 
 from azaion_api.outcome import ExitCode
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.faults]
 
 POLICY = "suspend-queued-jobs"
 LABEL = "kueue.x-k8s.io/queue-name"

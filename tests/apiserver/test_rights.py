@@ -14,6 +14,7 @@ from cluster import Cluster
 from real_api import RealApi
 from tests.e2e import audit
 
+pytestmark = pytest.mark.faults
 CHART = Path(__file__).resolve().parents[2] / "charts" / "azaion"
 OPERATOR = "azaion-operator"
 #: Granted and never used by itself: nobody can grant a pod what they may not do themselves.

@@ -8,7 +8,7 @@ from tests.demo.clusters import RELEASE
 from tests.e2e.platform import Platform
 from tests.e2e.story import INGEST, Story
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(600)]
 
 
 def run_test(platform: Platform) -> str:

@@ -12,7 +12,7 @@ from tests.e2e import audit
 from tests.e2e.platform import Platform, condition
 from tests.e2e.story import INGEST, RUN, Story
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(900)]
 
 OPERATOR = "azaion-operator"
 
