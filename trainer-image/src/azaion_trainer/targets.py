@@ -146,7 +146,8 @@ class Bucket:
 
 def _reason(error: Exception) -> str:
     """The store's own word, or what kept us from it; never the request."""
-    answer = getattr(error, "response", None)
+    # An upload that fails is told by boto3 in words of its own around the store's.
+    answer = getattr(error, "response", None) or getattr(error.__context__, "response", None)
     if isinstance(answer, dict):
         found = answer.get("Error", {})
         return f"the store refuses: {found.get('Code', '?')} {found.get('Message', '')}".strip()
