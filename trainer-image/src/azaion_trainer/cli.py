@@ -1,4 +1,4 @@
-"""`azaion-trainer`: one command per stage, and `add-model` for people."""
+"""`azaion-trainer`: one command per stage, and `add-model` and `compare` for people."""
 
 from __future__ import annotations
 
@@ -40,6 +40,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return the exit code (azaion_api.outcome for stages, 0 or 1 for add-model)."""
     parsed = _parser().parse_args(arguments)
     root = Path(getattr(parsed, "root", MOUNT_PATH))
+    if parsed.command == "compare":
+        from azaion_trainer.compare import compare
+
+        return compare(Layout(root), parsed.first, parsed.second)
     if parsed.command == "add-model":
         from azaion_trainer.base_models import add_model
 
@@ -79,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     for command, text in (texts | line_texts).items():
         _add_root(commands.add_parser(command, help=f"{text}; reads {TASK_VARIABLE}"))
     commands.add_parser(NOTIFY, help=f"tell a webhook how a run came out; reads {TASK_VARIABLE}")
+    both = commands.add_parser("compare", help="print two runs side by side")
+    both.add_argument("first", help="a run's directory below runs/, or its name")
+    both.add_argument("second", help="another one")
+    _add_root(both)
     add = commands.add_parser("add-model", help="put a base model into models/")
     add.add_argument("file", help="a YOLO checkpoint (.pt), or - to read it from standard input")
     add.add_argument("--name", help="name in models/, such as yolo26m.pt; the file's own by default")
