@@ -30,7 +30,7 @@ demo-down: .venv/.ready ## remove what `make demo` made
 
 .PHONY: check test test-faults unit apiserver e2e
 check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
-test: check cluster-build charttools-build images-build broker-install clock-install ## everything: unit, API-server and end-to-end tests with a few of each fault
+test: check cluster-build charttools-build images-build broker-install clock-install chromium-install ## everything: unit, API-server, browser and end-to-end tests with a few of each fault
 	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu"
 test-faults: .venv/.ready cluster-build images-build broker-install clock-install ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
@@ -44,6 +44,14 @@ e2e: .venv/.ready cluster-build images-build ## end-to-end tests on a real node
 .PHONY: bench-ingest
 bench-ingest: .venv/.ready broker-install ## how fast annotations become durable, beside yardsticks of the same run (about 10 minutes)
 	$(PY) tests/bench/ingest.py
+
+.PHONY: bench-page
+bench-page: .venv/.ready ## the status page with 1,000 runs: at most 300 ms
+	$(PY) tests/bench/status_page.py
+
+.PHONY: chromium-install
+chromium-install:
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; }
 
 .PHONY: bench-operator bench-trainer
 RUNS ?= 5

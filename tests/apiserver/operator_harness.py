@@ -83,6 +83,7 @@ class Operator:
         self._process: subprocess.Popen[bytes] | None = None
         self._kubeconfig = _with_the_charts_rights(namespace, environment, directory)
         self.port = 0
+        self.status_port = 0
         self.trainer_image = IMAGE
         #: More of the process's environment.
         self.environment: dict[str, str] = {}
@@ -104,9 +105,7 @@ class Operator:
 
     def start(self, *, wait: bool = True) -> None:
         number = next(self._numbers)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port, self.status_port = _free_port(), _free_port()
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KUBERNETES_")}
         environment |= {
             "KUBECONFIG": str(self._kubeconfig),
@@ -117,6 +116,7 @@ class Operator:
             "AZAION_CONSUMER_IMAGE": "docker.io/azaion/consumer:0.1.0",
             "AZAION_CLAIM": "azaion",
             "AZAION_HTTP_PORT": str(self.port),
+            "AZAION_STATUS_PORT": str(self.status_port),
             **self.environment,
         }
         with (self._directory / f"operator-{number:03}.log").open("wb") as log:
@@ -126,9 +126,17 @@ class Operator:
         if wait:
             eventually("the operator is ready", lambda: self.probe("/readyz")[0] == 200, 60, lambda: self.log[-3000:])
 
+    def page(self, path: str = "/") -> tuple[int, str]:
+        """Status and text of the status page."""
+        return self._ask(self.status_port, path)
+
     def probe(self, path: str) -> tuple[int, str]:
         """Status and text of a probe; 0 when nobody listens."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+        return self._ask(self.port, path)
+
+    @staticmethod
+    def _ask(port: int, path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -153,6 +161,13 @@ class Operator:
             self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _with_the_charts_rights(namespace: Namespace, environment: dict[str, str], directory: Path) -> Path:

@@ -14,7 +14,7 @@ from real_api import Document, Namespace, RealApi
 
 from azaion_api.names import JobStage, Kind
 from azaion_api.outcome import AttemptReason, ExitCode
-from azaion_api.report import Progress, TrainingProgress
+from azaion_api.report import EpochRow, Progress, TrainingProgress
 from azaion_api.training_run import RUN_CONDITIONS, EvaluationStatus
 
 pytestmark = pytest.mark.timeout(300)
@@ -613,3 +613,22 @@ def test_a_clock_that_moves_by_an_hour_forth_and_back_costs_a_training_nothing(
         operator.kill()
         operator.environment = {}
         operator.start()
+
+
+def test_the_status_page_follows_a_run(operator: Operator, node: Node, runs: Runs) -> None:
+    """Its figures and its curve come with the watches; the page asks for nothing."""
+    node.report_storage()
+    runs.create("paged", training={"epochs": 3})
+    node.complete("paged-prepare-1")
+    pod = node.start_pod(node.job("paged-train-1"))
+    rows = tuple(EpochRow(epoch=n, seconds=60.0, train_loss=3.0 / n, map50=0.2 * n, map50to95=0.1 * n) for n in (1, 2))
+    progress = TrainingProgress(completed_epochs=2, epochs=3, map50=0.4, map50to95=0.2, history=rows)
+    node.report(pod, training=progress, progress=Progress(fraction=0.8, remaining_seconds=7200))
+
+    def page(path: str, *words: str) -> str | None:
+        status, text = operator.page(path)
+        return text if status == 200 and all(word in text for word in words) else None
+
+    eventually("the page shows the run", lambda: page("/", "/runs/paged", "2h00m", "trains epoch 3 of 3"))
+    eventually("its curve is drawn", lambda: page("/runs/paged", "Validation mAP: mAP50-95 went from 0.100 at epoch 1"))
+    assert operator.page("/runs/another")[0] == 404

@@ -99,14 +99,15 @@ class GpuWatch:
         said = ""
         async with aiohttp.ClientSession(timeout=_TIMEOUT, trust_env=False) as session:
             while True:
-                problem = await self._read(session, self._url)
+                problem = await self.read(session)
                 if problem != said:
                     log.info("the GPU exporter answers again") if not problem else log.warning("%s", problem)
                     said = problem
                 await asyncio.sleep(_READ_EVERY_S)
 
-    async def _read(self, session: aiohttp.ClientSession, url: str) -> str:
+    async def read(self, session: aiohttp.ClientSession) -> str:
         """Read once; what is wrong, or nothing."""
+        url = self._url or ""
         try:
             async with session.get(url) as response:
                 if response.status != 200:

@@ -20,7 +20,7 @@ from azaion_api.report import EpochRow, Progress, RunReport
 from azaion_api.training_run import Stage
 from azaion_kubectl import health, lines
 from azaion_kubectl.access import Kubectl, failure, objects_in
-from azaion_kubectl.cli import build_parser, main
+from azaion_kubectl.cli import build_parser, main, parse
 from azaion_kubectl.completion import SCRIPTS, candidates
 from azaion_kubectl.errors import CommandError, ForbiddenError, NotFoundError, UnreachableError
 from azaion_kubectl.logs import parts_of, readable
@@ -335,6 +335,30 @@ def test_a_completion_script_is_printed_for_each_shell(shell: str, capsys: pytes
 def test_the_script_for_bash_is_bash() -> None:
     done = subprocess.run(["bash", "-n"], input=SCRIPTS["bash"], text=True, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- command line ----
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value"),
+    [
+        (["cp", "run/full", "--format", "onnx", "./"], "destination", "./"),
+        (["cp", "--format", "onnx", "run/full", "./"], "destination", "./"),
+        (["cp", "azaion"], "destination", None),
+        (["rollback", "azaion", "-n", "other", "older"], "model", "older"),
+    ],
+)
+def test_options_and_words_may_stand_in_any_order(words: list[str], name: str, value: str | None) -> None:
+    assert getattr(parse(words), name) == value
+
+
+@pytest.mark.parametrize("words", [["cp", "a", "b", "c"], ["queue", "extra"], ["watch", "a", "--no-such"], []])
+def test_what_is_too_much_or_too_little_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(words)
+    assert ended.value.code == 2
+    assert "error: " in capsys.readouterr().err
 
 
 # ---- output ----

@@ -8,9 +8,11 @@ import make
 import msgspec
 import pytest
 
+from azaion_api.health import Check, HealthReport
 from azaion_api.names import JobStage, Kind
 from azaion_api.resources import TrainingRun
 from azaion_operator.cache import Cache, Key
+from azaion_operator.curves import MAX_POINTS
 from azaion_operator.objects import CONFIG_MAPS, INGESTS, JOBS, LINES, PODS, RUNS, Broken
 
 RUN = Key(Kind.TRAINING_RUN, "run-1")
@@ -198,6 +200,39 @@ def test_histories_are_not_kept_in_memory(cache: Marked) -> None:
     training = found.by_pod["pod-train-1"].training
     assert training is not None
     assert (training.history, training.completed_epochs) == ((), 7)
+
+
+def test_a_curve_is_kept_of_the_history_and_outlives_reports_without_one(cache: Marked) -> None:
+    history = [{"epoch": n, "seconds": 1.0, "map50to95": n / 3000} for n in range(1, 1001)]
+    text = report(1, training=msgspec.convert({"history": history}, type(make.training())))
+    cache.observe(CONFIG_MAPS, raw_reports(1, **{"train.json": text}))
+    cache.observe(CONFIG_MAPS, raw_reports(2, **{"train.json": report(2, number=2)}))
+    found = cache.reports.get("run-1-run-report")
+    assert found is not None
+    assert found.curve is not None
+    assert len(found.curve) <= MAX_POINTS
+    assert (found.curve.epochs[0], found.curve.epochs[-1]) == (1, 1000)
+
+
+def health_map(version: int, *names: str) -> dict[str, Any]:
+    checks = tuple(Check(name=name) for name in names)
+    data = {"health.json": HealthReport(time=make.NOW, checks=checks).encode()}
+    return {"metadata": metadata("azaion-health", version), "data": data}
+
+
+def test_the_last_health_check_is_known_and_concerns_no_plan(cache: Marked) -> None:
+    cache.observe(RUNS, raw_run())
+    cache.take()
+    cache.observe(CONFIG_MAPS, health_map(5, "Disk", "GPU"))
+    cache.observe(CONFIG_MAPS, health_map(4, "Disk"))
+    assert cache.health is not None
+    assert [check.name for check in cache.health.checks] == ["Disk", "GPU"]
+    assert cache.take() == []
+    cache.observe(CONFIG_MAPS, {"metadata": metadata("azaion-health", 6), "data": {"health.json": "}garbage{"}})
+    assert cache.health is None
+    cache.observe(CONFIG_MAPS, health_map(7, "Disk"))
+    cache.replace(CONFIG_MAPS, [], "9")
+    assert cache.health is None
 
 
 def storage_map(version: int, **fields: Any) -> dict[str, Any]:

@@ -67,3 +67,14 @@ def test_everything_wrong_is_named_at_once() -> None:
         read_settings(environment)
     for word in ("AZAION_CLAIM", "AZAION_TRAINER_IMAGE", "'Sometimes'", "'http'"):
         assert word in str(error.value)
+
+
+def test_the_status_page_and_the_gpu_exporter_are_optional() -> None:
+    found = read_settings(
+        {**NEEDED, "AZAION_STATUS_PORT": "8081", "AZAION_GPU_EXPORTER_URL": "http://gpu:8080/metrics"}
+    )
+    assert (found.status_port, found.gpu_exporter_url) == (8081, "http://gpu:8080/metrics")
+    found = read_settings({**NEEDED, "AZAION_STATUS_PORT": "", "AZAION_GPU_EXPORTER_URL": ""})
+    assert (found.status_port, found.gpu_exporter_url) == (None, None)
+    with pytest.raises(SettingsError, match=r"AZAION_STATUS_PORT is 'x'.*AZAION_GPU_EXPORTER_URL is 'file:///x'"):
+        read_settings({**NEEDED, "AZAION_STATUS_PORT": "x", "AZAION_GPU_EXPORTER_URL": "file:///x"})

@@ -8,9 +8,11 @@ from datetime import timedelta
 from html.parser import HTMLParser
 from typing import Any
 
+import aiohttp
 import make
 import msgspec
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from make import NOW, ago
 
@@ -24,11 +26,11 @@ from azaion_operator.cache import Cache
 from azaion_operator.curves import MAX_POINTS, curve_of
 from azaion_operator.device_queue import Queue
 from azaion_operator.gpu import GpuReading, GpuWatch, parse_readings
-from azaion_operator.objects import ObjectMeta, OwnerReference, Reports
+from azaion_operator.objects import Broken, ObjectMeta, OwnerReference, Reports
 from azaion_operator.status_page.charts import draw, epoch_axis, nice_axis
 from azaion_operator.status_page.render import overview, run_page
 from azaion_operator.status_page.server import StatusPage
-from azaion_operator.status_page.view import PageView, page_view
+from azaion_operator.status_page.view import PageView, RunCard, page_view
 
 BASE = PageView(namespace="azaion", version="0.1.0", now=NOW)
 ATTACK = "<script>alert(1)</script>\"'&"
@@ -228,6 +230,19 @@ def test_the_run_page_compares_the_models_and_lists_the_attempts(cache: Cache) -
     assert "Figures of 3 epochs" in text
 
 
+def test_a_stored_object_that_cannot_be_read_is_named(cache: Cache) -> None:
+    cache.runs.put(Broken(metadata=ObjectMeta(name="odd", resource_version="1"), problem="x", raw={}))
+    assert "TrainingRun odd: this operator does not know its shape" in text_of(page(cache))
+
+
+def test_an_epoch_without_a_figure_shows_a_dash(cache: Cache) -> None:
+    put(cache, make.run("run-1", status=trains()))
+    rows = [EpochRow(epoch=1, seconds=1.0, train_loss=2.0), EpochRow(epoch=2, seconds=1.0)]
+    card = RunCard(make.run("run-1", status=trains()), curve=curve_of(rows))
+    text = text_of(run_page(page_view(cache, Queue(), BASE, ()), card).decode())
+    assert "1 2.0000 – – 2 – – –" in text
+
+
 def test_a_report_of_an_earlier_run_of_that_name_draws_no_curve(cache: Cache) -> None:
     put(cache, make.run("full", uid="old", status=trains()), 46)
     cache.runs.put(make.run("full", uid="new", status=trains(), version=2))
@@ -322,6 +337,24 @@ def test_readings_come_from_the_exporters_text() -> None:
 
 def test_without_an_exporter_there_are_no_readings() -> None:
     assert GpuWatch(None).readings == ()
+
+
+async def test_the_exporter_is_read_and_a_reading_grows_old() -> None:
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(text=EXPOSITION)
+
+    app = web.Application()
+    app.router.add_get("/metrics", metrics)
+    now = 0.0
+    async with TestServer(app) as exporter, aiohttp.ClientSession() as session:
+        watch = GpuWatch(str(exporter.make_url("/metrics")), lambda: now)
+        assert await watch.read(session) == ""
+        assert [reading.model for reading in watch.readings] == ["NVIDIA GeForce RTX 4090"]
+        assert "answered with 404" in await GpuWatch(str(exporter.make_url("/"))).read(session)
+        now = 61.0
+        assert watch.readings == ()
+    async with aiohttp.ClientSession() as session:
+        assert "cannot be read: ClientConnectorError" in await watch.read(session)
 
 
 # ---- server ----

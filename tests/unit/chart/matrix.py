@@ -26,6 +26,8 @@ MATRIX: dict[str, dict[str, Any]] = {
         "gpuExporter": {"enabled": False},
         "kubeStateMetrics": {"enabled": False},
         "networkPolicies": {"enabled": False},
+        "statusPage": {"enabled": False},
+        "health": {"enabled": False},
         "priorityClasses": {"create": False},
         "access": {"secrets": [], "hosts": [], "claims": []},
     },
@@ -56,6 +58,10 @@ MATRIX: dict[str, dict[str, Any]] = {
             "publish": {"to": [{"ipBlock": {"cidr": "198.51.100.0/24"}}]},
             "scrapeFrom": ["monitoring"],
         },
+        "statusPage": {
+            "allowFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}]
+        },
+        "health": {"webhook": {"secretName": "alerts", "ports": [8443]}, "readNodes": False},
     },
     "monitored": {
         "monitoring": {

@@ -134,6 +134,7 @@ def test_nothing_runs_once_and_no_resource_of_ours_is_made(chart: Chart) -> None
         "ClusterRole",
         "ClusterRoleBinding",
         "ConfigMap",
+        "CronJob",
         "CustomResourceDefinition",
         "DaemonSet",
         "Deployment",
@@ -369,13 +370,18 @@ def test_nobody_may_read_secrets_or_use_wildcards(chart: Chart) -> None:
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
 
 
-def test_only_kube_state_metrics_sees_beyond_the_namespace_and_only_definitions_and_nodes(chart: Chart) -> None:
-    found = [m for m in chart.render() if m["kind"] == "ClusterRole"]
-    assert [rights(m) for m in found] == [
-        {"apiextensions.k8s.io/customresourcedefinitions": ["list", "watch"], "nodes": ["list", "watch"]}
-    ]
-    (bound,) = [m for m in chart.render() if m["kind"] == "ClusterRoleBinding"]
-    assert [subject["name"] for subject in bound["subjects"]] == ["azaion-kube-state-metrics"]
+def test_beyond_the_namespace_only_definitions_and_nodes_are_seen(chart: Chart) -> None:
+    found = {m["metadata"]["name"]: rights(m) for m in chart.render() if m["kind"] == "ClusterRole"}
+    assert found == {
+        "azaion-kube-state-metrics": {
+            "apiextensions.k8s.io/customresourcedefinitions": ["list", "watch"],
+            "nodes": ["list", "watch"],
+        },
+        "azaion-health": {"nodes": ["list"]},
+    }
+    for bound in (m for m in chart.render() if m["kind"] == "ClusterRoleBinding"):
+        assert bound["roleRef"]["name"] == bound["metadata"]["name"]
+        assert [subject["name"] for subject in bound["subjects"]] == [bound["metadata"]["name"]]
 
 
 # Storage
@@ -500,7 +506,7 @@ def test_classes_of_one_s_own_go_before_the_chart_s(chart: Chart) -> None:
 
 
 def test_without_kube_state_metrics_nothing_of_it_is_left(chart: Chart) -> None:
-    rendered = chart.render({"kubeStateMetrics": {"enabled": False}})
+    rendered = chart.render({"kubeStateMetrics": {"enabled": False}, "health": {"enabled": False}})
     assert not any("kube-state-metrics" in m["metadata"]["name"] for m in rendered)
     assert not any(m["kind"] in ("ClusterRole", "ClusterRoleBinding") for m in rendered)
 

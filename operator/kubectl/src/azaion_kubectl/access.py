@@ -6,11 +6,11 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -135,6 +135,14 @@ class Kubectl:
         """Make an object; what kubectl says."""
         return self.run("create", "-f", "-", stdin=json.dumps(manifest)).strip()
 
+    def events(self, kind: Kind, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """ADDED, MODIFIED or DELETED with the object, first what is there, until the API server ends the watch."""
+        resource = f"{PLURALS[kind]}.{GROUP}"
+        with self.opened("get", resource, name, "--watch", "--output-watch-events", "-o", "json") as process:
+            for found in objects_in(process.stdout or ()):
+                if found.get("type") in ("ADDED", "MODIFIED", "DELETED"):
+                    yield found["type"], found["object"]
+
     def config_map(self, name: str) -> dict[str, str]:
         """Data of a ConfigMap; empty when there is none."""
         text = self.run("get", "configmap", name, "-o", "json", "--ignore-not-found")
@@ -233,7 +241,7 @@ def failure(said: str) -> CommandError:
         or "could not find the requested resource" in lower
         or "doesn't have a resource type" in lower
     ):
-        return NotFoundError(words)
+        return NotFoundError(words.removeprefix("(NotFound): "))
     if "(forbidden)" in lower:
         return ForbiddenError(f"you may not do this: {words.removeprefix('(Forbidden): ')}")
     if any(sign in lower for sign in _NO_CLUSTER):
@@ -245,8 +253,8 @@ def failure(said: str) -> CommandError:
     return CommandError(words)
 
 
-def objects_in(lines: IO[str]) -> Iterator[dict[str, Any]]:
-    """The JSON objects of `kubectl get --watch -o json`, one after the other."""
+def objects_in(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The JSON objects that `kubectl get --watch -o json` writes, one after the other."""
     decoder, waiting = json.JSONDecoder(), ""
     for line in lines:
         waiting += line

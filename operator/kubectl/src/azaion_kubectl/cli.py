@@ -122,12 +122,24 @@ def kubectl_of(options: argparse.Namespace) -> Kubectl:
     return Kubectl(namespace, flags)
 
 
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The options; argparse alone refuses an optional word behind an option: `cp run/full --format onnx ./`."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(words)
+    for name in ("destination", "model"):
+        if rest and not rest[0].startswith("-") and getattr(options, name, "") is None:
+            setattr(options, name, rest.pop(0))
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:2] == ["__complete", "--"]:
         return completion.complete(words[2:])
-    options = build_parser().parse_args(words)
+    options = parse(words)
     run: Command = options.run_command
     try:
         return run(kubectl_of(options), Screen(), options)

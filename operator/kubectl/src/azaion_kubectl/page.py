@@ -8,12 +8,11 @@ from azaion_kubectl.access import Kubectl, failure
 from azaion_kubectl.screen import Screen
 
 _SERVICE = "service/azaion-status"
-_PORT = 80
 
 
 def page(kubectl: Kubectl, screen: Screen, *, port: int, browser: bool) -> int:
     """Forward until interrupted; `port` 0 takes a free one."""
-    with kubectl.opened("port-forward", _SERVICE, f"{port or ''}:{_PORT}") as process:
+    with kubectl.opened("port-forward", _SERVICE, f"{port or ''}:http") as process:
         first = process.stdout.readline() if process.stdout else ""
         if "Forwarding from" not in first:
             raise failure(

@@ -71,14 +71,7 @@ class Screen:
             table.add_column(column, no_wrap=not last or not self.terminal, overflow="fold")
         for row in rows:
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
-        if self.terminal:
-            self.console.print(table)
-            return
-        # Without the blanks at the ends of lines.
-        with self.console.capture() as capture:
-            self.console.print(table)
-        for line in capture.get().splitlines():
-            self.console.print(Text(line.rstrip()), soft_wrap=True)
+        self._print(table)
 
     def facts(self, rows: Iterable[tuple[str, str]]) -> None:
         """Name and value, a line each; empty values are left out."""
@@ -88,7 +81,17 @@ class Screen:
         for name, value in rows:
             if value:
                 table.add_row(name, Text(value, style=STYLES.get(value, "")))
-        self.console.print(table, soft_wrap=not self.terminal)
+        self._print(table)
+
+    def _print(self, table: Table) -> None:
+        if self.terminal:
+            self.console.print(table)
+            return
+        # Without the blanks at the ends of lines.
+        with self.console.capture() as capture:
+            self.console.print(table)
+        for line in capture.get().splitlines():
+            self.console.print(Text(line.rstrip()), soft_wrap=True)
 
 
 def _console() -> Console:

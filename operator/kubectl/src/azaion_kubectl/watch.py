@@ -11,19 +11,21 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from azaion_api.names import GROUP, PLURALS, JobStage, Kind, report_key, run_report
+from azaion_api.names import JobStage, Kind, report_key, run_report
 from azaion_api.report import EpochRow, RunReport, parse_run_report
 from azaion_api.resources import TrainingRun
 from azaion_api.training_run import FINISHED_PHASES, Phase, Stage
 from azaion_api.words import duration, plural
-from azaion_kubectl.access import Kubectl, convert, objects_in
-from azaion_kubectl.errors import CommandError, NotFoundError
+from azaion_kubectl.access import Kubectl, convert
+from azaion_kubectl.errors import CommandError, NotFoundError, UnreachableError
 from azaion_kubectl.runs import find, word
 from azaion_kubectl.screen import STYLES, Screen, ago, clock, figure, now, plain, sparkline
 
 #: The report with its curves is read at most this often.
 _REPORT_EVERY_S = 3.0
 _AGAIN_AFTER_S = 2.0
+#: A cluster that does not answer for longer ends the command; an upgrade or a reboot is shorter.
+_GONE_FOR_S = 900.0
 _CURVE_CELLS = 60
 
 
@@ -44,22 +46,29 @@ def watch(kubectl: Kubectl, screen: Screen, name: str, *, as_json: bool) -> int:
 def _states(kubectl: Kubectl, first: TrainingRun) -> Iterator[TrainingRun]:
     """The run after each change until it is finished. Raises a CommandError when it is deleted."""
     yield first
-    run, name = first, first.metadata.name
+    run, name, seen_s = first, first.metadata.name, time.monotonic()
     while run.status.phase not in FINISHED_PHASES:
-        with kubectl.opened("get", f"{PLURALS[Kind.TRAINING_RUN]}.{GROUP}", name, "--watch", "-o", "json") as process:
-            for raw in objects_in(process.stdout or iter(())):  # type: ignore[arg-type]
-                run = convert(raw, TrainingRun)
-                if run.metadata.deletion_timestamp is not None:
-                    raise CommandError(f"{name} is being deleted; its files stay in {run.status.directory or 'runs/'}")
-                yield run
-                if run.status.phase in FINISHED_PHASES:
-                    return
+        for event, raw in kubectl.events(Kind.TRAINING_RUN, name):
+            run = convert(raw, TrainingRun)
+            if event == "DELETED":
+                raise CommandError(_deleted(run))
+            seen_s = time.monotonic()
+            yield run
+            if run.status.phase in FINISHED_PHASES:
+                return
         # The API server ends every watch after a while; the cluster may also be away for a moment.
         time.sleep(_AGAIN_AFTER_S)
         try:
             run = find(kubectl, name)
         except NotFoundError as error:
-            raise CommandError(f"{name} was deleted; its files stay in {run.status.directory or 'runs/'}") from error
+            raise CommandError(_deleted(run)) from error
+        except UnreachableError:
+            if time.monotonic() - seen_s > _GONE_FOR_S:
+                raise
+
+
+def _deleted(run: TrainingRun) -> str:
+    return f"{run.metadata.name} was deleted; its files stay in {run.status.directory or 'runs/'}"
 
 
 def line_of(run: TrainingRun) -> str:
