@@ -20,6 +20,7 @@ FOUNDING: Document = {
         "tls": {"enabled": False},
         "credentialsSecretRef": {"name": "azaion-rabbitmq"},
         "startFrom": {"type": "First"},
+        "onMissingOffsets": "Stop",
     },
     "storage": {"data": "data", "dataSeed": "data-seed", "dataDeleted": "data_deleted"},
     "classCount": 80,

@@ -43,7 +43,7 @@ def test_is_accepted_and_may_be_described_later(namespace: Namespace, spec: Docu
         ({"retrain": {"newImages": 0}}, "spec.retrain.newImages: Invalid value: 0"),
         (
             {"retrain": {"template": {"dataset": {"split": {"train": 80}}}}},
-            'spec.retrain.template.dataset.split: Invalid value: "object": train 80, valid 20 and test 10 have to sum',
+            "spec.retrain.template.dataset.split: Invalid value: train 80, valid 20 and test 10 have to sum",
         ),
     ],
     ids=["a number", "too long", "a path out", "a path", "nothing kept", "words", "no images", "a wrong template"],

@@ -37,7 +37,13 @@ FOUNDING: Document = {
     "priority": 0,
     "storage": {},
     "suspend": False,
-    "recovery": {"maxRestarts": 10, "outOfMemory": {"minBatch": 1}},
+    "smoke": False,
+    "budget": {"onExhausted": "Publish"},
+    "recovery": {
+        "maxRestarts": 10,
+        "outOfMemory": {"minBatch": 1},
+        "gpuGuard": {"enabled": True, "maxCelsius": 90, "resumeBelowCelsius": 75},
+    },
     "evaluation": {"metric": "MAP50To95", "minGain": "0", "confidence": "0.9"},
     "export": {"formats": ["ONNX"], "imageSize": 1280},
     "publish": {
@@ -400,6 +406,9 @@ FORBIDDEN: list[tuple[Document, Document, str]] = [
     ({}, {"queueName": "gpu"}, "queueName"),
     ({}, {"storage": {"claimName": "disk-2"}}, "storage"),
     ({}, {"storage": {"subPath": "azaion"}}, "storage"),
+    ({}, {"smoke": True}, "smoke"),
+    ({}, {"budget": {"activeSeconds": 3600}}, "budget"),
+    ({}, {"budget": {"onExhausted": "Fail"}}, "budget"),
     ({}, {"recovery": {"maxRestarts": 11}}, "recovery"),
     ({}, {"recovery": {"outOfMemory": {"minBatch": 2}}}, "recovery"),
     ({}, {"recovery": {"stallTimeoutSeconds": 600}}, "recovery"),
@@ -421,6 +430,7 @@ FORBIDDEN: list[tuple[Document, Document, str]] = [
     (EVERYTHING, {"storage": None}, "storage"),
     (EVERYTHING, {"storage": {"subPath": None}}, "storage"),
     (EVERYTHING, {"recovery": {"stallTimeoutSeconds": None}}, "recovery"),
+    (EVERYTHING, {"recovery": {"gpuGuard": {"enabled": False}}}, "recovery"),
 ]
 
 

@@ -258,8 +258,8 @@ def objects_in(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     decoder, waiting = json.JSONDecoder(), ""
     for line in lines:
         waiting += line
-        # kubectl closes each object with a brace at the start of a line.
-        if line.startswith("}"):
+        # One object a line with the kind of event around it, many lines without: the object is whole at an outer brace.
+        if line.startswith("}") or (line.startswith("{") and line.rstrip().endswith("}")):
             found, end = decoder.raw_decode(waiting)
             waiting = waiting[end:].lstrip()
             yield found
