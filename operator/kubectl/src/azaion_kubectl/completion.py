@@ -115,9 +115,16 @@ def complete(words: Sequence[str]) -> int:
     """Print the candidates the way kubectl wants them of its plugins."""
     from azaion_kubectl.cli import build_parser, kubectl_of
 
-    parser = build_parser()
-    known, _ = parser.parse_known_args([word for word in words[:-1] if word.startswith("--namespace=")])
-    found = candidates(parser, words, kubectl_of(known))
+    # Where to look is said anywhere before the last word, and the rest need not be a whole command yet.
+    where = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    where.add_argument("-n", "--namespace")
+    where.add_argument("--context")
+    where.add_argument("--kubeconfig")
+    try:
+        known, _ = where.parse_known_args(list(words[:-1]))
+    except argparse.ArgumentError:
+        known = argparse.Namespace()
+    found = candidates(build_parser(), words, kubectl_of(known))
     for line in found:
         print(line)
     print(_NO_FILES if found or not words else _FILES)
