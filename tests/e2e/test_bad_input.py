@@ -94,8 +94,8 @@ def test_a_missing_image_is_said_in_the_kubelets_words_and_the_run_goes_on_when_
 
 def test_missing_secret_keys_are_named_all_at_once_and_picked_up(platform: Platform, story: Story) -> None:
     name = "keyless"
-    platform.access.kubectl("delete", "secret", "later", "--ignore-not-found")
-    platform.apply("AnnotationIngest", name, ingest_spec(credentialsSecretRef={"name": "later"}))
+    platform.access.kubectl("delete", "secret", "azaion-later", "--ignore-not-found")
+    platform.apply("AnnotationIngest", name, ingest_spec(credentialsSecretRef={"name": "azaion-later"}))
     try:
         status = platform.wait_status(
             "annotationingest",
@@ -107,9 +107,9 @@ def test_missing_secret_keys_are_named_all_at_once_and_picked_up(platform: Platf
         said = condition(status, "Connected")["message"]
         assert "username" in said
         assert "password" in said
-        assert "later" in said
+        assert "azaion-later" in said
         steady(platform, "annotationingest", name)
-        platform.apply_secret("later", username="azaion_receiver", password=platform.password())
+        platform.apply_secret("azaion-later", username="azaion_receiver", password=platform.password())
         platform.wait_status(
             "annotationingest", name, "connected", lambda s: condition(s, "Connected").get("status") == "True", 180
         )
