@@ -35,6 +35,12 @@ PROGRAMS = {
 }
 #: The same as the test cluster's, so that what both need is compiled once.
 _FLAGS = ("-trimpath", "-buildvcs=false", "-tags", "no_btrfs,no_zfs,no_devmapper")
+#: As helm's own releases are linked: the Kubernetes it renders for when no cluster is asked. Unset, that is 1.20.
+_LINKED = " ".join(
+    f"-X helm.sh/helm/v3/pkg/{package}.k8sVersion{part}={value}"
+    for package in ("chartutil", "lint/rules")
+    for part, value in (("Major", "1"), ("Minor", "37"))
+)
 
 
 class BuildError(Exception):
@@ -43,7 +49,7 @@ class BuildError(Exception):
 
 def directory() -> Path:
     """Where the programs for the sources as they are lie, built or not."""
-    digest = hashlib.sha256(repr((PROGRAMS, _FLAGS)).encode())
+    digest = hashlib.sha256(repr((PROGRAMS, _FLAGS, _LINKED)).encode())
     for path in sorted([*SOURCE.glob("*.mod"), *SOURCE.glob("*.sum"), SOURCE / "main.go"]):
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
     return cache_directory() / f"charttools-{digest.hexdigest()[:16]}"
@@ -82,7 +88,16 @@ def build() -> Path:
             for name, (module, package) in PROGRAMS.items():
                 print(f"building {name}", file=sys.stderr, flush=True)
                 done = subprocess.run(
-                    ["go", "build", *_FLAGS, f"-modfile={module}", "-o", str(temporary / name), package],
+                    [
+                        "go",
+                        "build",
+                        *_FLAGS,
+                        f"-ldflags={_LINKED}",
+                        f"-modfile={module}",
+                        "-o",
+                        str(temporary / name),
+                        package,
+                    ],
                     cwd=SOURCE,
                     env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOFLAGS": ""},
                     capture_output=True,
