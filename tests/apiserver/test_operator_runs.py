@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from operator_harness import IMAGE, Node, Operator, Runs, busy, eventually, new_namespace
+from operator_harness import IMAGE, RUN_STAGES, Node, Operator, Runs, busy, eventually, new_namespace
 from real_api import Document, Namespace, RealApi
 
 from azaion_api.names import JobStage, Kind
@@ -18,9 +18,6 @@ from azaion_api.report import EpochRow, Progress, TrainingProgress
 from azaion_api.training_run import RUN_CONDITIONS, EvaluationStatus
 
 pytestmark = pytest.mark.timeout(300)
-
-#: Of a run that uploads nowhere.
-STAGES = tuple(stage for stage in JobStage if stage is not JobStage.UPLOAD)
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +90,10 @@ def test_a_run_goes_from_apply_to_a_published_model(
 ) -> None:
     node.report_storage()
     runs.create("full")
-    for stage in STAGES:
-        node.complete(f"full-{stage}-1")
+    node.complete_run("full")
     namespace.api.output("wait", "-n", namespace.name, "--for=condition=Finished", "--timeout=20s", "trainingrun/full")
     status = runs.until("full", phase="Succeeded", message="published models/full/azaion.pt")
-    assert {a["stage"]: a["reason"] for a in status["attempts"]} == {s.value: "Completed" for s in STAGES}
+    assert {a["stage"]: a["reason"] for a in status["attempts"]} == {s.value: "Completed" for s in RUN_STAGES}
     assert status["dataset"]["path"] == "datasets/azaion-2026-11-22"
     assert status["promotion"]["decision"] == "Promoted"
     assert {m["role"] for m in status["models"]} == {"trained", "exported", "deployed"}
@@ -349,8 +345,7 @@ def test_more_epochs_reach_the_training_through_a_graceful_restart(operator: Ope
 def test_a_rejected_model_is_not_published(operator: Operator, node: Node, runs: Runs, namespace: Namespace) -> None:
     node.report_storage()
     runs.create("good")
-    for stage in STAGES:
-        node.complete(f"good-{stage}-1")
+    node.complete_run("good")
     runs.until("good", phase="Succeeded")
     eventually("the line has its model", lambda: "current" in namespace.get(Kind.MODEL_LINE, "azaion")["status"])
     runs.create("worse")
@@ -409,8 +404,7 @@ def test_a_finished_runs_children_are_never_made_again(
 ) -> None:
     node.report_storage()
     runs.create("full")
-    for stage in STAGES:
-        node.complete(f"full-{stage}-1")
+    node.complete_run("full")
     runs.until("full", phase="Succeeded")
     namespace.api.output(
         "delete",
@@ -436,8 +430,7 @@ def test_a_finished_run_is_deleted_after_its_time(
 ) -> None:
     node.report_storage()
     runs.create("short-lived", ttlSecondsAfterFinished=0)
-    for stage in STAGES:
-        node.complete(f"short-lived-{stage}-1")
+    node.complete_run("short-lived")
     path = namespace.path(Kind.TRAINING_RUN, "short-lived")
     eventually("the run is gone", lambda: namespace.api.request("GET", path).status == 404)
     assert namespace.get(Kind.MODEL_LINE, "azaion")["status"]["current"]["run"] == "short-lived"
@@ -490,8 +483,8 @@ def test_an_operator_that_is_killed_again_and_again_never_lets_two_at_the_device
     for name in names:
         status = runs.status(name)
         done = [(a["stage"], a["reason"]) for a in status["attempts"] if a["reason"] == "Completed"]
-        assert done == [(stage.value, "Completed") for stage in STAGES]
-        numbers = {stage: [a["number"] for a in status["attempts"] if a["stage"] == stage] for stage in STAGES}
+        assert done == [(stage.value, "Completed") for stage in RUN_STAGES]
+        numbers = {stage: [a["number"] for a in status["attempts"] if a["stage"] == stage] for stage in RUN_STAGES}
         assert all(found == list(range(1, len(found) + 1)) for found in numbers.values()), numbers
     iterations = sorted(runs.status(name)["iteration"] for name in names)
     assert iterations == list(range(1, len(names) + 1))

@@ -63,6 +63,16 @@ def read_recorded(path: Path) -> dict[str, float]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
+def judged(path: Path, figures: Sequence[Figure], *, keep: bool) -> int:
+    """The exit code: 1 when a ratio is worse than recorded, each said. `keep` records the medians first."""
+    if keep:
+        record(path, figures)
+    worse = regressions(figures, read_recorded(path))
+    for line in worse:
+        print(f"worse than recorded: {line}")
+    return 1 if worse else 0
+
+
 def record(path: Path, figures: Sequence[Figure]) -> None:
     """Keep the medians of the ratios."""
     kept = read_recorded(path) | {f.name: round(f.median, 3) for f in figures if f.is_ratio}

@@ -29,7 +29,7 @@ for _directory in (_HERE, _HERE.parent / "apiserver", _HERE.parent / "cluster"):
 import msgspec  # noqa: E402
 from bare_client import MERGE_PATCH, BareClient, Document, Watching, side_by_side  # noqa: E402
 from cluster import Cluster, UpOptions  # noqa: E402
-from figures import Figure, percentile, read_recorded, record, regressions, table  # noqa: E402
+from figures import Figure, judged, percentile, table  # noqa: E402
 from operator_harness import Node, Operator, new_namespace, now_text  # noqa: E402
 from real_api import Namespace, RealApi  # noqa: E402
 
@@ -559,12 +559,7 @@ def main() -> int:
     rows = [json.loads(line) for line in RESULTS.read_text().splitlines()][-chosen.last :]
     found = figures_of(rows)
     print(f"\n{len(rows)} runs on {os.cpu_count()} cores, Python {platform.python_version()}\n\n{table(found)}\n")
-    if chosen.record:
-        record(RECORDED, found)
-    worse = regressions(found, read_recorded(RECORDED))
-    for line in worse:
-        print(f"worse than recorded: {line}")
-    return 1 if worse else 0
+    return judged(RECORDED, found, keep=chosen.record)
 
 
 if __name__ == "__main__":

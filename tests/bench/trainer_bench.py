@@ -23,7 +23,7 @@ for _directory in (_HERE, _HERE.parent / "unit" / "azaion_trainer"):
     if str(_directory) not in sys.path:
         sys.path.insert(0, str(_directory))
 
-from figures import Figure, read_recorded, record, regressions, table  # noqa: E402
+from figures import Figure, judged, table  # noqa: E402
 
 RECORDED = _HERE / "recorded.json"
 IMAGES = 120
@@ -180,12 +180,7 @@ def main() -> int:
     ]
     print(f"\n{len(rows)} runs of {EPOCHS} epochs, {IMAGES} images of {SIZE} px, {os.cpu_count()} cores\n")
     print(table(figures))
-    if chosen.record:
-        record(RECORDED, figures)
-    worse = regressions(figures, read_recorded(RECORDED))
-    for line in worse:
-        print(f"worse than recorded: {line}")
-    return 1 if worse else 0
+    return judged(RECORDED, figures, keep=chosen.record)
 
 
 if __name__ == "__main__":

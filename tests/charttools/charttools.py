@@ -11,21 +11,18 @@ They are kept beside the test cluster's programs, each set by the hash of what i
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent
 if str(SOURCE.parent / "cluster") not in sys.path:
     sys.path.insert(0, str(SOURCE.parent / "cluster"))
 
-from testcluster.layout import cache_directory  # noqa: E402
+from testcluster.layout import cache_directory, locked  # noqa: E402
 
 #: Program -> the module file its versions come from, and the package it is.
 PROGRAMS = {
@@ -61,17 +58,6 @@ def built() -> Path | None:
     return found if found.is_dir() else None
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    path.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def build() -> Path:
     """The programs' directory, built now unless it is there. Raises BuildError."""
     if (found := built()) is not None:
@@ -79,7 +65,7 @@ def build() -> Path:
     if shutil.which("go") is None:
         raise BuildError("building helm 3 and the checks of the manifests needs Go 1.26 or newer on the PATH")
     final = directory()
-    with _locked(final.parent):
+    with locked(final.parent):
         if (found := built()) is not None:
             return found
         temporary = final.with_name(f".{final.name}-{os.getpid()}")

@@ -7,7 +7,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from azaion_consumer.messages import RejectReason
 from azaion_consumer.writer import Committed
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _OPERATIONS = ("created", "edited", "validated", "deleted")
 
 

@@ -21,7 +21,7 @@ from azaion_consumer.chunks import ChunkHead, Piece
 from azaion_consumer.connection import Position, StreamConnection, connect
 from azaion_consumer.credentials import read_credentials
 from azaion_consumer.errors import BrokerError, BrokerReason, MissingOffsetsError, StorageError, storage_error
-from azaion_consumer.http import Health, HealthServer
+from azaion_consumer.http import Health, serve_health
 from azaion_consumer.lock import LockHolder
 from azaion_consumer.messages import Decoder, Rejected
 from azaion_consumer.metrics import Metrics
@@ -102,7 +102,7 @@ class Service:
 
     async def run(self) -> None:
         self._ticked_s = time.monotonic()
-        server = HealthServer(self._settings.http_port, Health(self._not_alive, self._not_ready, self._metrics_text))
+        server = serve_health(self._settings.http_port, Health(self._not_alive, self._not_ready, self._metrics_text))
         reporter = Reporter(sink_for(self._settings.task.report, INGEST_REPORT_KEY))
         reporting = asyncio.create_task(self._report_for_ever(reporter))
         main = asyncio.create_task(self._main())

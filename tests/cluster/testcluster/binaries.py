@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
@@ -10,8 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +24,7 @@ from testcluster.layout import (
     cache_directory,
     clusters_directory,
     layout_of,
+    locked,
 )
 
 _KUBERNETES_VERSION = "v1.37.2"
@@ -288,18 +287,6 @@ def _in_use() -> set[Path]:
     return used
 
 
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Only one build at a time. The lock is on the directory itself, so nothing is left behind."""
-    directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def build() -> Binaries:
     """The programs of the test cluster, built now unless they are there; minutes when cold, nothing when warm.
 
@@ -310,7 +297,7 @@ def build() -> Binaries:
         return binaries
     _check_go()
     cache = cache_directory()
-    with _locked(cache):
+    with locked(cache):
         if (binaries := built()) is not None:
             return binaries
         _check_disk()

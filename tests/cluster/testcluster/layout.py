@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -207,3 +210,15 @@ def stat_fields(stat: str) -> list[str]:
 def start_ticks(stat: str) -> int:
     """When the process of a /proc/PID/stat started, in clock ticks since boot."""
     return int(stat_fields(stat)[_START_TIME])
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """One at a time. The lock is on the directory itself, so nothing is left behind and it goes with it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

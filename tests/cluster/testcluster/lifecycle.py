@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -14,8 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -36,6 +34,7 @@ from testcluster.layout import (
     check_name,
     clusters_directory,
     layout_of,
+    locked,
     state_directory,
 )
 from testcluster.supervisor import cgroup_directories
@@ -150,7 +149,7 @@ class Cluster:
             raise ClusterError("the test cluster is not built yet: run `cluster.py build`")
         binaries.install_packages()
         started_s = time.monotonic()
-        with self._locked():
+        with locked(layout_of(self.name).directory):
             record = self.record
             if self.running and record is not None:
                 self._check_same(record, options)
@@ -401,7 +400,7 @@ class Cluster:
 
     def power_cut(self) -> None:
         """End every process at once, as a power cut does. Data stays; `up` starts the node again."""
-        with self._locked():
+        with locked(layout_of(self.name).directory):
             self._kill(self.layout)
             _remove_cgroups(self.layout)
 
@@ -411,7 +410,7 @@ class Cluster:
         if not directory.exists():
             return False
         _need_root()
-        with self._locked():
+        with locked(layout_of(self.name).directory):
             try:
                 layout = self.layout
             except ClusterError:
@@ -448,18 +447,6 @@ class Cluster:
             return process is None or not process.alive
 
         _wait("the end of the cluster", ended, _DOWN_TIMEOUT_S, hint="some process cannot be killed")
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """One change at a time. The lock is on the cluster's directory, so it goes with it."""
-        directory = layout_of(self.name).directory
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
 
 
 def _need_root() -> None:

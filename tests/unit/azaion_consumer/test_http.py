@@ -9,13 +9,14 @@ from collections import Counter
 import pytest
 from consumer_make import CREATED_AT, record
 
-from azaion_consumer.http import Health, HealthServer
+from azaion_api.pages import PageServer
+from azaion_consumer.http import Health, serve_health
 from azaion_consumer.messages import RejectReason
 from azaion_consumer.metrics import Metrics
 from azaion_consumer.writer import Committed
 
 
-def get(server: HealthServer, path: str) -> tuple[int, str]:
+def get(server: PageServer, path: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{server.port}{path}", timeout=10) as response:
             return response.status, response.read().decode()
@@ -38,7 +39,7 @@ def committed(count: int, offset: int) -> Committed:
     [(None, None, 200, 200), (None, "not connected", 200, 503), ("stuck", "not connected", 503, 503)],
 )
 def test_probes_answer_what_is_wrong(not_alive: str | None, not_ready: str | None, live: int, ready: int) -> None:
-    server = HealthServer(0, Health(lambda: not_alive, lambda: not_ready, lambda: b""))
+    server = serve_health(0, Health(lambda: not_alive, lambda: not_ready, lambda: b""))
     try:
         assert get(server, "/livez") == (live, f"{not_alive or 'ok'}\n")
         assert get(server, "/readyz") == (ready, f"{not_ready or 'ok'}\n")
@@ -49,7 +50,7 @@ def test_probes_answer_what_is_wrong(not_alive: str | None, not_ready: str | Non
 
 def test_metrics_have_the_documented_names_and_start_at_zero() -> None:
     metrics = Metrics()
-    server = HealthServer(0, Health(lambda: None, lambda: None, metrics.text))
+    server = serve_health(0, Health(lambda: None, lambda: None, metrics.text))
     try:
         before = get(server, "/metrics")[1]
         assert 'azaion_ingest_messages_processed_total{operation="deleted"} 0.0' in before
