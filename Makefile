@@ -10,7 +10,9 @@ PY := .venv/bin/python
 CLUSTERCTL := $(PYTHON) tests/cluster/cluster.py
 IMAGES := $(PYTHON) tests/cluster/images.py
 SOURCES := crds/src operator/src operator/kubectl/src trainer-image/src consumer-image/src
-export PYTHONDONTWRITEBYTECODE := 1
+# Bytecode lies beside no source, but it is kept: importing torch and ultralytics anew costs seconds each time.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.cache/bytecode
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## show every target
@@ -35,7 +37,7 @@ test: check cluster-build charttools-build images-build broker-install clock-ins
 test-faults: .venv/.ready cluster-build images-build broker-install clock-install ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
 unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
-	$(PY) -m pytest tests/unit -m "not slow and not gpu" -n logical --dist loadfile
+	$(PY) -m pytest tests/unit -m "not slow and not gpu and not faults" -n logical --dist loadfile
 apiserver: .venv/.ready cluster-build clock-install ## tests against a real API server without a node
 	$(PY) -m pytest tests/apiserver
 e2e: .venv/.ready cluster-build images-build ## end-to-end tests on a real node

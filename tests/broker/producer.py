@@ -69,11 +69,11 @@ async def publish(broker: LocalBroker, stream: str, entries: Iterable[bytes]) ->
 
 
 async def _wait_until_available(producer: Producer, stream: str) -> None:
-    """A broker that has just started takes connections before it has its streams."""
+    """A broker that has just started takes connections before it has its streams, or a leader for them."""
     async with asyncio.timeout(CONFIRM_TIMEOUT_S):
         while True:
             try:
-                await producer.stream_exists(stream)
+                await (await producer.default_client).query_leader_and_replicas(stream)
             except (StreamNotAvailable, LeaderNotAvailable):
                 await asyncio.sleep(0.2)
             else:

@@ -11,12 +11,12 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
-from sklearn.datasets import load_digits, load_sample_images
 
 #: A digit is its own class number.
 DIGITS: Final = (0, 1, 2)
@@ -105,7 +105,7 @@ def background(name: str, size_px: int, seed: int = 0) -> NDArray[np.float32]:
 
 def original_numbers(digit: int, split: str) -> tuple[int, ...]:
     """Which of scikit-learn's scans of that digit a split may use."""
-    numbers = np.flatnonzero(load_digits().target == digit)
+    numbers = np.flatnonzero(_shipped().load_digits().target == digit)
     low, high = (round(part * len(numbers)) for part in ORIGINALS[split])
     return tuple(int(number) for number in numbers[low:high])
 
@@ -114,10 +114,17 @@ def _random(name: str, seed: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(name.encode())])
 
 
+def _shipped() -> ModuleType:
+    """scikit-learn's data sets; imported when scenes are made, for it takes seconds."""
+    from sklearn import datasets
+
+    return datasets
+
+
 @cache
 def _originals(digit: int, split: str) -> tuple[Ink, ...]:
     """The split's scans as 0-1, each cut to its ink."""
-    scans = load_digits().images
+    scans = _shipped().load_digits().images
     found = []
     for number in original_numbers(digit, split):
         scan = (scans[number] / 16.0).astype(np.float32)
@@ -183,4 +190,4 @@ def _background(size_px: int, random: np.random.Generator) -> NDArray[np.float32
 
 @cache
 def _photographs() -> tuple[Image.Image, ...]:
-    return tuple(Image.fromarray(image) for image in load_sample_images().images)
+    return tuple(Image.fromarray(image) for image in _shipped().load_sample_images().images)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ class Module:
     path: Path
     tree: ast.Module
 
-    @property
+    @cached_property
     def imports(self) -> set[str]:
         return {name for node in ast.walk(self.tree) for name in imported(node)}
 
@@ -232,8 +233,10 @@ def what_importing_does(source: Path, found: list[str]) -> list[str]:
         env={
             "PATH": "/usr/bin:/bin",
             "PYTHONPATH": str(source),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "HOME": "/nonexistent",
+            # Bytecode that is there is read: writing some would be an effect of the import.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **{name: os.environ[name] for name in ("PYTHONPYCACHEPREFIX",) if name in os.environ},
         },
     )
     assert done.returncode == 0, done.stderr[-3000:]

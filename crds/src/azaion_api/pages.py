@@ -13,6 +13,8 @@ log = logging.getLogger(__name__)
 #: Prometheus' text format.
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _REQUEST_TIMEOUT_S = 10.0
+#: What `close` waits at most for the thread to notice.
+_CLOSE_WAIT_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class PageServer:
 
         self._server = ThreadingHTTPServer(("", port), Handler)
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_CLOSE_WAIT_S,), name="http", daemon=True
+        )
         self._thread.start()
 
     @property

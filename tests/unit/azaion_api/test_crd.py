@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ CRDS = Path(__file__).resolve().parents[3] / "crds"
 EVERY_KIND = pytest.mark.parametrize("definition", DEFINITIONS, ids=[d.kind.value for d in DEFINITIONS])
 
 
+@cache
 def version(definition: Definition) -> dict[str, Any]:
     (found,) = custom_resource_definition(definition)["spec"]["versions"]
     return dict(found)

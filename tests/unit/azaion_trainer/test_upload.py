@@ -389,7 +389,7 @@ def test_a_webhook_that_takes_it_is_told_once(secrets: Path) -> None:
             """Tests are quiet."""
 
     server = HTTPServer(("127.0.0.1", 0), Hook)
-    Thread(target=server.serve_forever, daemon=True).start()
+    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     (secrets / "hook" / "url").write_text(f"http://127.0.0.1:{server.server_address[1]}/hook")
     assert notify(notice(), SecretFiles(secrets), (0.0, 0.0)) == 0
     wait_until(lambda: len(got) == 1, "the message")

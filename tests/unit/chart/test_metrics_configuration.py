@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -84,6 +85,7 @@ def resources(chart: Chart) -> dict[Kind, Manifest]:
     return {Kind(resource["groupVersionKind"]["kind"]): resource for resource in config["spec"]["resources"]}
 
 
+@cache
 def schema_of(kind: Kind) -> Manifest:
     definition = yaml.safe_load((ROOT / "crds" / f"{PLURALS[kind]}.{GROUP}.yaml").read_text())
     (version,) = definition["spec"]["versions"]

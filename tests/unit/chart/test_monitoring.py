@@ -226,7 +226,7 @@ def webhook() -> Iterator[tuple[str, list[Manifest]]]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/", posted
@@ -291,6 +291,7 @@ def configuration(chart: Chart, **webhook_values: Any) -> str:
     return text.replace("group_wait: 10s", "group_wait: 1s")
 
 
+@pytest.mark.slow
 def test_critical_alerts_are_posted_to_the_webhook_and_others_are_not(chart: Chart, tmp_path: Path) -> None:
     with webhook() as (address, posted), alertmanager(configuration(chart, url=address), tmp_path) as url:
         fire(
@@ -308,6 +309,7 @@ def test_critical_alerts_are_posted_to_the_webhook_and_others_are_not(chart: Cha
     assert {post["receiver"] for post in posted} == {"webhook"}
 
 
+@pytest.mark.slow
 def test_the_severities_to_post_can_be_chosen(chart: Chart, tmp_path: Path) -> None:
     with (
         webhook() as (address, posted),
@@ -317,6 +319,7 @@ def test_the_severities_to_post_can_be_chosen(chart: Chart, tmp_path: Path) -> N
         eventually("the post", lambda: posted)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_once_and_not_as_filling_too(chart: Chart, tmp_path: Path) -> None:
     severities = ["critical", "medium"]
     with (

@@ -20,6 +20,8 @@ from tests.monitoring.prometheus import Prometheus, QueryError
 from azaion_api.pages import METRICS_TYPE, Answer, PageServer
 from azaion_operator.gpu_exporter import Card, Reading, Watcher, page_server
 
+pytestmark = pytest.mark.slow
+
 BUNDLE = {"monitoring": {"enabled": True}}
 ADDRESS = "127.0.0.1"
 
