@@ -34,7 +34,7 @@ def decide(
         compared = _numbers(name, evaluation.gain) if evaluation.gain is not None else judged
         return _rejected(f"{compared}; the line is pinned to {pinned} (spec.pinnedModel)")
     if current_model is None:
-        return _promoted(f"{judged}; the line has no current model")
+        return _promoted(f"{judged}; the first model of its line")
     if promotion is Promotion.ALWAYS:
         return _promoted(f"{judged}; publish.promotion is Always")
     if evaluation.current is None:

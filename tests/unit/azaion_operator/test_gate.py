@@ -114,7 +114,7 @@ def test_the_decision_carries_the_numbers() -> None:
 
 def test_the_first_model_of_a_line_is_promoted() -> None:
     assert decide(make.spec(), evaluation("0.1"), None) == PromotionStatus(
-        decision=PromotionDecision.PROMOTED, reason="test mAP50-95 0.1; the line has no current model"
+        decision=PromotionDecision.PROMOTED, reason="test mAP50-95 0.1; the first model of its line"
     )
 
 

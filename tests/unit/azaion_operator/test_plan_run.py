@@ -299,7 +299,7 @@ def test_publish_is_told_the_decision_and_needs_no_device() -> None:
     busy = Turn(go=False, place=0, waits_for="run other is at the device")
     found = plan(make.view(make.run(status=after(PREPARE, TRAIN, EVALUATE)), turn=busy))
     assert task(found).promotion == PromotionStatus(
-        decision=PromotionDecision.PROMOTED, reason="test mAP50-95 0.7; the line has no current model"
+        decision=PromotionDecision.PROMOTED, reason="test mAP50-95 0.7; the first model of its line"
     )
 
 
