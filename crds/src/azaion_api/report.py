@@ -103,6 +103,8 @@ class RunReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults
     """What one stage's pod has reached; keys of the ConfigMap are `prepare.json`, `train.json`, ..."""
 
     stage: Stage
+    #: Start of the machine the pod runs on; another one since means that the machine went down meanwhile.
+    boot_id: str = ""
     progress: Progress = msgspec.field(default_factory=Progress)
     training: TrainingProgress | None = None
     dataset: DatasetStatus | None = None

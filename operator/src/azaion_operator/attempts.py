@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
+from azaion_api.machine import Machine
 from azaion_api.names import LABEL_ATTEMPT, LABEL_STAGE, JobStage
 from azaion_api.outcome import REASON_BY_EXIT_CODE, AttemptReason, ExitCode, parse_termination
 from azaion_api.report import RunReport
@@ -156,6 +157,7 @@ def count(
     pods: tuple[Pod, ...],
     reports: Mapping[str, RunReport],
     now: datetime,
+    machine: Machine | None = None,
 ) -> Counted:
     """The attempts as they are now: those recorded, brought up to date by pods, Jobs and reports.
 
@@ -172,7 +174,7 @@ def count(
         before = known.get(pod.metadata.uid)
         if before is not None and before.ended is not None:
             continue
-        attempt = _attempt(pod, before or _new(pod, status), reports, now)
+        attempt = _attempt(pod, before or _new(pod, status), reports, now, machine)
         if before is None and oldest is not None and _place(attempt) < oldest:
             continue
         report_is_due = report_is_due or (pod.ended and attempt.ended is None)
@@ -229,7 +231,9 @@ def _new(pod: Pod, status: TrainingRunStatus) -> Attempt:
     )
 
 
-def _attempt(pod: Pod, attempt: Attempt, reports: Mapping[str, RunReport], now: datetime) -> Attempt:
+def _attempt(
+    pod: Pod, attempt: Attempt, reports: Mapping[str, RunReport], now: datetime, machine: Machine | None
+) -> Attempt:
     container = pod.container
     state = container.state if container else None
     began = (state.terminated or state.running) if state else None
@@ -250,12 +254,21 @@ def _attempt(pod: Pod, attempt: Attempt, reports: Mapping[str, RunReport], now: 
         if abs(now - end.time) < LAST_REPORT_GRACE:
             return attempt
         end = Ending(AttemptReason.CRASHED, "it ended well, but its last report never arrived", end.exit_code, end.time)
+    elif end.reason is AttemptReason.CRASHED and _went_down(attempt, report, machine):
+        end = Ending(AttemptReason.NODE_LOST, "the machine was started anew while it ran", end.exit_code, end.time)
     return _with_active(
         msgspec.structs.replace(
             attempt, ended=in_seconds(end.time), reason=end.reason, message=end.message, exit_code=end.exit_code
         ),
         end.time,
     )
+
+
+def _went_down(attempt: Attempt, report: RunReport | None, machine: Machine | None) -> bool:
+    """Whether the pod's machine has been started anew since the pod told which start it ran in."""
+    if machine is None or report is None or not report.boot_id or not machine.boot_id:
+        return False
+    return attempt.node == machine.node and report.boot_id != machine.boot_id
 
 
 def _vanished(attempt: Attempt, reports: Mapping[str, RunReport], now: datetime) -> Attempt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from azaion_api.machine import Machine
 from azaion_api.names import JobStage, Kind, ingest_deployment, ingest_report, line_report, run_report
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
 from azaion_api.training_run import FINISHED_PHASES, PromotionDecision
@@ -26,11 +27,16 @@ class Observer:
     """Snapshots of the cache."""
 
     def __init__(
-        self, cache: Cache, settings: PodSettings, gpu_celsius: Callable[[], float | None] = lambda: None
+        self,
+        cache: Cache,
+        settings: PodSettings,
+        gpu_celsius: Callable[[], float | None] = lambda: None,
+        machine: Machine | None = None,
     ) -> None:
         self._cache = cache
         self._gpu_celsius = gpu_celsius
         self._settings = settings
+        self._machine = machine
         self._entries: dict[str, tuple[object, Entry]] = {}
 
     def run(self, run: TrainingRun, turn: Turn = _NO_TURN) -> RunView:
@@ -55,6 +61,7 @@ class Observer:
             # Looked up where it is used: at the release of a run.
             next_iteration=self._next_iteration(run) if turn.confirmed else 0,
             storage=self._cache.storage,
+            machine=self._machine,
             publishes_first=self._publishes_first(run) if run.status.start_time is not None else None,
         )
 

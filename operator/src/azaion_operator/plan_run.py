@@ -144,7 +144,7 @@ def plan_run(view: RunView, now: datetime) -> RunPlan:
         return RunPlan(status=run.status)
     if run.status.phase in FINISHED_PHASES:
         return _after_the_end(view, now)
-    counted = count(run.status, view.jobs, view.pods, view.reports, now)
+    counted = count(run.status, view.jobs, view.pods, view.reports, now, view.machine)
     status = _judged(view, status_run.progress(run, counted, view.reports))
     standing = Standing(view, status, counted, now)
     step = next_step(standing)

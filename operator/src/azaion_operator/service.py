@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from azaion_api.machine import Machine, boot_id
 from azaion_api.names import Kind
 from azaion_api.training_run import GpuGuard
 from azaion_operator import edge, health
@@ -59,7 +60,8 @@ class Service:
         self._metrics = Metrics()
         self._events = EventWriter(cluster, settings.pod_name)
         self._gpus = GpuWatch(settings.gpu_exporter_url)
-        observer = Observer(self._cache, settings.pods, self._gpu_celsius)
+        machine = Machine(settings.node_name, boot_id()) if settings.node_name else None
+        observer = Observer(self._cache, settings.pods, self._gpu_celsius, machine)
         self._device = DeviceQueue(cluster, self._cache, observer.entries, self._dirty.mark, is_cool=self._gpu_is_cool)
         self._reconciler = Reconciler(
             cluster,

@@ -38,6 +38,8 @@ class Settings:
     pod_name: str
     pod_uid: str
     pods: PodSettings
+    #: The node this process runs on; empty when the chart did not say.
+    node_name: str = ""
     log_level: str = "INFO"
     http_port: int = 8080
     #: Of the status page; None when it is off.
@@ -81,6 +83,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         namespace=needed[NAMESPACE_VARIABLE],
         pod_name=needed["AZAION_POD_NAME"],
         pod_uid=needed[POD_UID_VARIABLE],
+        node_name=values.get("AZAION_NODE_NAME", "").strip(),
         log_level=level,
         http_port=int(port),
         status_port=int(status_port) if status_port else None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from azaion_api.machine import Machine
 from azaion_api.report import IngestReport, LineReport, RunReport, StorageReport
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
 from azaion_operator.device_queue import Turn
@@ -34,6 +35,7 @@ class RunView:
     #: Number of the line's next training, with a confirmed turn.
     next_iteration: int = 0
     storage: StorageReport | None = None
+    machine: Machine | None = None
     #: Another run of the line that publishes before this one may be judged or published.
     publishes_first: str | None = None
 

@@ -8,6 +8,7 @@ import make
 import msgspec
 import pytest
 
+from azaion_api.machine import Machine, boot_id
 from azaion_api.names import JobStage
 from azaion_api.outcome import AttemptReason, ExitCode
 from azaion_api.training_run import Attempt, TrainingRunStatus
@@ -195,6 +196,32 @@ def test_a_running_pod_is_an_attempt_without_an_end() -> None:
         ),
     )
     assert (found.active_seconds, found.checkpoint_failures, found.ended_now) == (3, 2, ())
+
+
+@pytest.mark.parametrize(
+    ("machine", "reported", "code", "reason"),
+    [
+        (Machine("node-1", "second"), "first", 137, AttemptReason.NODE_LOST),
+        (Machine("node-1", "first"), "first", 137, AttemptReason.CRASHED),
+        (Machine("node-2", "second"), "first", 137, AttemptReason.CRASHED),
+        (Machine("node-1", ""), "first", 137, AttemptReason.CRASHED),
+        (Machine("node-1", "second"), "", 137, AttemptReason.CRASHED),
+        (None, "first", 137, AttemptReason.CRASHED),
+        # What the pod itself said stands.
+        (Machine("node-1", "second"), "first", ExitCode.GPU_OUT_OF_MEMORY, AttemptReason.GPU_OUT_OF_MEMORY),
+    ],
+)
+def test_a_pod_killed_when_its_machine_was_started_anew_is_no_fault_of_its_own(
+    machine: Machine | None, reported: str, code: int, reason: AttemptReason
+) -> None:
+    reports = make.by_pod(make.report(TRAIN, boot_id=reported))
+    found = count(TrainingRunStatus(), (), (make.ended_pod(TRAIN, code),), reports, make.NOW, machine)
+    assert found.attempts[0].reason is reason
+
+
+def test_the_kernel_names_this_start_of_the_machine() -> None:
+    assert len(boot_id()) == 36
+    assert boot_id() == boot_id()
 
 
 def test_counting_twice_counts_once() -> None:

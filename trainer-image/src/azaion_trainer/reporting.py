@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from azaion_api.machine import boot_id
 from azaion_api.names import JobStage
 from azaion_api.outcome import AttemptReason
 from azaion_api.report import Progress, RunReport
@@ -43,7 +44,7 @@ class StageReporter:
         self._clock = clock
         self._lock = threading.RLock()
         self._sent = -math.inf
-        self._report = RunReport(pod_uid=pod_uid, sequence=1, time=utc_now(), stage=stage)
+        self._report = RunReport(pod_uid=pod_uid, sequence=1, time=utc_now(), stage=stage, boot_id=boot_id())
 
     @property
     def current(self) -> RunReport:
