@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.demo.clusters import TestCluster
@@ -12,6 +13,8 @@ from tests.e2e.observer import DeviceObserver, shared_devices
 from tests.e2e.platform import Platform
 from tests.e2e.story import Story, tell
 
+#: The one module that looks at the bundled monitoring.
+_MONITORING = Path(__file__).with_name("test_monitoring.py")
 #: Keeps the cluster after the session and takes it up again in the next: for writing tests.
 KEEP = "AZAION_E2E_KEEP"
 #: Name of the cluster, where several sessions run beside each other.
@@ -31,7 +34,7 @@ def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
             place.bring_images(access, terminal)
         with terminal.step("install", "broker and chart"):
             # Only one module looks at the bundled monitoring, so it is there when that module is among the tests.
-            monitored = any(item.path.name == "test_monitoring.py" for item in request.session.items)
+            monitored = any(item.path == _MONITORING for item in request.session.items)
             found = Platform(place, access, monitored=monitored)
             found.start_broker()
             found.install()

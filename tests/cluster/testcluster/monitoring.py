@@ -25,7 +25,8 @@ PROGRAMS = {
 
 
 #: What a program looks for at a fixed place, relative to the root.
-DATA = {"alertmanager": ("usr/share/prometheus/alertmanager/default.tmpl",)}
+_TEMPLATES = "usr/share/prometheus/alertmanager"
+DATA = {"alertmanager": (f"{_TEMPLATES}/default.tmpl", f"{_TEMPLATES}/email.tmpl")}
 
 
 class ProgramError(Exception):

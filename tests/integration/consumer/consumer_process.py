@@ -109,7 +109,10 @@ class Consumer:
                 raise AssertionError(f"the consumer ended with {self._process.returncode}:\n{self.log[-3000:]}")
             return newest[0] if newest and fits(newest[0]) else None
 
-        return wait_for(f"a report with {what}; the newest is {self.reports()[-1:]}", look, timeout_s)
+        try:
+            return wait_for(f"a report with {what}", look, timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the newest is {self.reports()[-1:]}") from error
 
     def terminate(self) -> int:
         """SIGTERM; the exit code. A consumer that takes longer than its 30 s of grace fails."""
