@@ -30,15 +30,17 @@ demo-down: .venv/.ready ## remove what `make demo` made
 
 ## Test it
 
+# Most of these tests wait for somebody else most of the time, so there are more of them than cores.
+ALL_AT_ONCE := -n 3 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: check test test-faults unit apiserver e2e
 check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
 test: check cluster-build charttools-build images-build broker-install clock-install chromium-install ## everything: unit, API-server, browser and end-to-end tests with a few of each fault
-	$(PY) -m pytest tests -m "(slow or apiserver) and not faults and not gpu" -n logical --dist loadfile --durations=15
-	$(PY) -m pytest tests -m "(cluster or e2e) and not faults" --durations=15
+	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu" $(ALL_AT_ONCE) --durations=15
 test-faults: .venv/.ready cluster-build images-build broker-install clock-install ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
 unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
-	$(PY) -m pytest tests/unit -m "not slow and not gpu and not faults" -n logical --dist loadfile
+	$(PY) -m pytest tests/unit -m "not slow and not gpu and not faults" -n logical --dist loadgroup
 apiserver: .venv/.ready cluster-build clock-install ## tests against a real API server without a node
 	$(PY) -m pytest tests/apiserver
 e2e: .venv/.ready cluster-build images-build ## end-to-end tests on a real node
