@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 _HERE = Path(__file__).resolve().parent
-#: Directories whose tests share something costly (a cluster, an API server, a broker), so that one process runs them all.
+#: Directories whose tests share something costly: a cluster, an API server, a broker. One process runs them all.
 #: The longest begin first. Everything else is dealt out file by file.
 _SHARED = ("e2e", "integration", "apiserver", "cluster")
 
