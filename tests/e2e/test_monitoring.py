@@ -123,7 +123,7 @@ def test_every_target_is_read(watched: Watched) -> None:
         "azaion-alertmanager",
     }
     assert [(t["scrapeUrl"], t["lastError"]) for t in targets if t["health"] != "up"] == []
-    components = {t["labels"].get("component") for t in targets if t["scrapePool"] == "azaion-pods"}
+    components = {t["labels"].get("app") for t in targets if t["scrapePool"] == "azaion-pods"}
     assert {"operator", "storage", "gpu-exporter", "consumer"} <= components
 
 
@@ -137,7 +137,7 @@ def test_the_training_pod_was_read_while_it_trained(watched: Watched) -> None:
 def test_no_name_comes_from_two_sources(watched: Watched) -> None:
     sources: dict[str, set[str]] = {}
     for labels in watched.prometheus.series('{__name__=~"azaion_.+"}', watched.start_s):
-        sources.setdefault(labels["__name__"], set()).add(labels.get("component") or labels["job"])
+        sources.setdefault(labels["__name__"], set()).add(labels.get("app") or labels["job"])
     assert {name: found for name, found in sources.items() if len(found) > 1} == {}
 
 

@@ -138,7 +138,7 @@ def _draw_panel(
     elif panel["type"] == "bargauge":
         _draw_bars(figure, box, lines, unit, defaults.get("max"))
     else:
-        by_name = panel["options"].get("textMode") == "name"
+        by_name = panel.get("options", {}).get("textMode") == "name"
         text = ", ".join(name for name, _ in lines) if by_name else shown(lines[0][1].values[-1], unit)
         colour = _INK if by_name else _colour(lines[0][1].values[-1], defaults["thresholds"]["steps"])
         frame.text(0.5, 0.42, text, color=colour, size=19, ha="center", va="center", transform=frame.transAxes)

@@ -63,7 +63,7 @@ def prometheus(chart: Chart, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     def saying(text: str) -> PageServer:
         return PageServer(0, {"/metrics": lambda: Answer(text.encode(), content_type=METRICS_TYPE)})
 
-    trainer = saying("azaion_training_epoch 3\n")
+    trainer = saying('azaion_training_epoch 3\nazaion_training_loss{component="box"} 1\n')
     state = saying('azaion_trainingrun_epoch{namespace="azaion",name="nightly",customresource_kind="TrainingRun"} 3\n')
     pods = [
         pod("gpu-exporter-x", "gpu-exporter", gpu.port),
@@ -133,14 +133,20 @@ def test_only_pods_of_ours_that_run_and_serve_are_read(prometheus: Prometheus) -
 def test_a_training_pod_s_series_name_its_run(prometheus: Prometheus) -> None:
     ((labels, value),) = prometheus.instant("azaion_training_epoch")
     assert value == 3
-    assert {key: labels[key] for key in ("job", "namespace", "pod", "node", "component", "run")} == {
+    assert {key: labels[key] for key in ("job", "namespace", "pod", "node", "app", "run")} == {
         "job": "azaion-pods",
         "namespace": "azaion",
         "pod": "nightly-train-1-x",
         "node": "gpu-1",
-        "component": "trainer",
+        "app": "trainer",
         "run": "nightly",
     }
+
+
+def test_a_pod_s_labels_overwrite_none_of_its_series(prometheus: Prometheus) -> None:
+    ((labels, _),) = prometheus.instant("azaion_training_loss")
+    assert labels["component"] == "box"
+    assert not any(name.startswith("exported_") for name in labels)
 
 
 def test_series_of_resources_keep_their_own_labels(prometheus: Prometheus) -> None:
