@@ -66,6 +66,13 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{- .Values.storage.existingClaim | default "azaion" -}}
 {{- end }}
 
+{{/* The port in the MLflow server's address, or its scheme's. */}}
+{{- define "azaion.mlflowPort" -}}
+{{- $uri := .Values.tracking.mlflow.uri -}}
+{{- $port := regexFind ":[0-9]+" (trimPrefix "https:" (trimPrefix "http:" $uri)) -}}
+{{- trimPrefix ":" $port | default (ternary "443" "80" (hasPrefix "https:" $uri)) -}}
+{{- end }}
+
 {{- define "azaion.priorityClass" -}}
 {{- printf "%s-%s" .root.Release.Namespace .name -}}
 {{- end }}

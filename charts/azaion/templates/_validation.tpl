@@ -46,6 +46,31 @@ to look like is said here, every mistake in a sentence with its place, and all o
 {{- end -}}
 {{- end }}
 
+{{/* {found, root}: an MLflow server that trainings may be told to, and can reach. */}}
+{{- define "azaion.validateMlflow" -}}
+{{- $found := .found -}}{{- $v := .root.Values -}}{{- $mlflow := $v.tracking.mlflow -}}
+{{- with $mlflow.secretName -}}
+{{- include "azaion.expectName" (dict "found" $found "path" "tracking.mlflow.secretName" "value" . "kind" "a Secret of this namespace (kubectl get secrets)") -}}
+{{- end -}}
+{{- if contains "@" $mlflow.uri -}}
+{{- include "azaion.mistake" (dict "found" $found "text" "tracking.mlflow.uri holds an @: credentials belong into a Secret named in tracking.mlflow.secretName") -}}
+{{- else if $mlflow.uri -}}
+{{- include "azaion.expect" (dict "found" $found "path" "tracking.mlflow.uri" "value" $mlflow.uri "pattern" "^https?://[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~/-]*)?$" "advice" "give the address of an MLflow server, such as http://mlflow:5000") -}}
+{{- $host := lower (regexReplaceAll "^https?://([^:/]*).*$" $mlflow.uri "${1}") -}}
+{{- $own := printf "^[^.]+(\\.%s\\.svc(\\.cluster\\.local)?)?$" .root.Release.Namespace -}}
+{{- $allowed := regexMatch $own $host -}}
+{{- range $pattern := $v.access.hosts -}}
+{{- if regexMatch (printf "^%s$" (lower $pattern | regexQuoteMeta | replace "\\*" ".*")) $host -}}{{- $allowed = true -}}{{- end -}}
+{{- end -}}
+{{- if not $allowed -}}
+{{- include "azaion.mistake" (dict "found" $found "text" (printf "tracking.mlflow.uri: the host %s is no Service of this namespace and not on the list access.hosts; add it there" $host)) -}}
+{{- end -}}
+{{- if and $v.networkPolicies.enabled (not $v.networkPolicies.mlflow.to) -}}
+{{- include "azaion.mistake" (dict "found" $found "text" "networkPolicies.mlflow.to: say where the server of tracking.mlflow.uri is, or no training will reach it: [{podSelector: {matchLabels: {app: mlflow}}}] or [{ipBlock: {cidr: 192.0.2.7/32}}]") -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "azaion.validate" -}}
 {{- $found := dict "list" list -}}
 {{- $v := .Values -}}
@@ -110,6 +135,9 @@ to look like is said here, every mistake in a sentence with its place, and all o
 {{- include "azaion.expectName" (dict "found" $found "path" "consumer.priorityClassName" "value" . "kind" "a PriorityClass (kubectl get priorityclasses)") -}}
 {{- end -}}
 
+{{- include "azaion.expectResources" (dict "found" $found "path" "tracking.tensorboard.resources" "resources" $v.tracking.tensorboard.resources) -}}
+{{- include "azaion.validateMlflow" (dict "found" $found "root" .) -}}
+
 {{- $m := $v.monitoring -}}
 {{- range $path, $program := dict "kubeStateMetrics" $v.kubeStateMetrics "monitoring.prometheus" $m.prometheus "monitoring.alertmanager" $m.alertmanager "monitoring.nodeExporter" $m.nodeExporter "monitoring.grafana" $m.grafana "monitoring.logs.loki" $m.logs.loki "monitoring.logs.alloy" $m.logs.alloy "gpuExporter" $v.gpuExporter -}}
 {{- if hasKey $program "image" -}}
@@ -143,7 +171,7 @@ to look like is said here, every mistake in a sentence with its place, and all o
 {{- range $i, $cidr := $v.networkPolicies.apiServer.cidrs -}}
 {{- include "azaion.expect" (dict "found" $found "path" (printf "networkPolicies.apiServer.cidrs[%d]" $i) "value" $cidr "pattern" "^[0-9a-fA-F.:]+/[0-9]{1,3}$" "advice" "give a range of addresses such as 10.0.0.0/8, or one address such as 192.0.2.7/32") -}}
 {{- end -}}
-{{- range $list := list "broker" "publish" -}}
+{{- range $list := list "broker" "publish" "mlflow" -}}
 {{- range $i, $peer := (index $v.networkPolicies $list).to -}}
 {{- with $peer.ipBlock -}}
 {{- include "azaion.expect" (dict "found" $found "path" (printf "networkPolicies.%s.to[%d].ipBlock.cidr" $list $i) "value" .cidr "pattern" "^[0-9a-fA-F.:]+/[0-9]{1,3}$" "advice" "give a range of addresses such as 192.0.2.0/24, or one address such as 192.0.2.7/32; names cannot be used here") -}}

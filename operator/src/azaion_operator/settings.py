@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from azaion_api.task import LOG_LEVEL_VARIABLE, NAMESPACE_VARIABLE, POD_UID_VARIABLE
 from azaion_operator.access import Access
 from azaion_operator.errors import SettingsError
 
 PULL_POLICIES = ("Always", "IfNotPresent", "Never")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlflowSettings:
+    """The MLflow server that trainings are told to."""
+
+    uri: str
+    #: None for one experiment a line, named like it.
+    experiment: str | None = None
+    #: Secret with `username` and `password`, or `token`.
+    secret: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +40,7 @@ class PodSettings:
     consumer_priority_class: str | None = None
     log_level: str = "INFO"
     access: Access = field(default_factory=Access)
+    mlflow: MlflowSettings | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +89,15 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         wrong.append(f"AZAION_STATUS_PORT is {status_port!r}, it has to be a port number, or empty for no status page")
     if exporter and not exporter.startswith(("http://", "https://")):
         wrong.append(f"AZAION_GPU_EXPORTER_URL is {exporter!r}, it has to begin with http://")
+    access = Access(
+        namespace=needed[NAMESPACE_VARIABLE],
+        secrets=_listed(values, "AZAION_ALLOWED_SECRETS", Access.secrets),
+        hosts=_listed(values, "AZAION_ALLOWED_HOSTS"),
+        claims=_listed(values, "AZAION_ALLOWED_CLAIMS"),
+    )
+    mlflow = _mlflow(values)
+    if mlflow is not None:
+        wrong += _wrong_address(mlflow.uri, access)
     if wrong:
         raise SettingsError(f"the operator cannot start: {'; '.join(wrong)}. The Helm chart sets these variables.")
     level = values.get(LOG_LEVEL_VARIABLE) or "INFO"
@@ -99,14 +121,32 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
             trainer_priority_class=values.get("AZAION_TRAINER_PRIORITY_CLASS") or None,
             consumer_priority_class=values.get("AZAION_CONSUMER_PRIORITY_CLASS") or None,
             log_level=level,
-            access=Access(
-                namespace=needed[NAMESPACE_VARIABLE],
-                secrets=_listed(values, "AZAION_ALLOWED_SECRETS", Access.secrets),
-                hosts=_listed(values, "AZAION_ALLOWED_HOSTS"),
-                claims=_listed(values, "AZAION_ALLOWED_CLAIMS"),
-            ),
+            access=access,
+            mlflow=mlflow,
         ),
     )
+
+
+def _mlflow(values: Mapping[str, str]) -> MlflowSettings | None:
+    uri = (values.get("AZAION_MLFLOW_URI") or "").strip()
+    if not uri:
+        return None
+    return MlflowSettings(
+        uri=uri,
+        experiment=values.get("AZAION_MLFLOW_EXPERIMENT") or None,
+        secret=values.get("AZAION_MLFLOW_SECRET") or None,
+    )
+
+
+def _wrong_address(uri: str, access: Access) -> list[str]:
+    """What is wrong with the MLflow server's address. One with a password in it is not shown."""
+    parts = urlsplit(uri)
+    if parts.username is not None or parts.password is not None:
+        return ["AZAION_MLFLOW_URI holds credentials; they belong into a Secret, named in tracking.mlflow.secretName"]
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return [f"AZAION_MLFLOW_URI is {uri!r}, it has to be the http or https address of an MLflow server"]
+    refused = access.refused_host([parts.hostname])
+    return [f"AZAION_MLFLOW_URI: {refused}"] if refused else []
 
 
 def _listed(values: Mapping[str, str], name: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:

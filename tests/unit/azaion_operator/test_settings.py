@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from azaion_operator.access import Access
 from azaion_operator.errors import SettingsError
-from azaion_operator.settings import PodSettings, Settings, read_settings
+from azaion_operator.settings import MlflowSettings, PodSettings, Settings, read_settings
 
 NEEDED = {
     "AZAION_NAMESPACE": "azaion",
@@ -78,3 +80,40 @@ def test_the_status_page_and_the_gpu_exporter_are_optional() -> None:
     assert (found.status_port, found.gpu_exporter_url) == (None, None)
     with pytest.raises(SettingsError, match=r"AZAION_STATUS_PORT is 'x'.*AZAION_GPU_EXPORTER_URL is 'file:///x'"):
         read_settings({**NEEDED, "AZAION_STATUS_PORT": "x", "AZAION_GPU_EXPORTER_URL": "file:///x"})
+
+
+def test_an_mlflow_server_is_taken_with_its_experiment_and_secret() -> None:
+    assert read_settings({**NEEDED, "AZAION_MLFLOW_URI": ""}).pods.mlflow is None
+    found = read_settings({**NEEDED, "AZAION_MLFLOW_URI": "http://mlflow:5000", "AZAION_MLFLOW_EXPERIMENT": ""})
+    assert found.pods.mlflow == MlflowSettings(uri="http://mlflow:5000")
+    found = read_settings(
+        {
+            **NEEDED,
+            "AZAION_ALLOWED_HOSTS": "*.example.com",
+            "AZAION_MLFLOW_URI": "https://mlflow.example.com/tracking",
+            "AZAION_MLFLOW_EXPERIMENT": "detectors",
+            "AZAION_MLFLOW_SECRET": "mlflow-login",
+        }
+    )
+    assert found.pods.mlflow == MlflowSettings(
+        uri="https://mlflow.example.com/tracking", experiment="detectors", secret="mlflow-login"
+    )
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("file:///azaion", "AZAION_MLFLOW_URI is 'file:///azaion', it has to be the http or https address"),
+        ("https://mlflow.example.com", "the host mlflow.example.com is not on the chart's list access.hosts"),
+        ("http://mlflow.other.svc:5000", "the host mlflow.other.svc is not on the chart's list access.hosts"),
+    ],
+)
+def test_an_mlflow_server_that_may_not_be_told_stops_the_operator(uri: str, said: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(said)):
+        read_settings({**NEEDED, "AZAION_MLFLOW_URI": uri})
+
+
+def test_credentials_in_the_address_of_an_mlflow_server_are_refused_and_not_repeated() -> None:
+    with pytest.raises(SettingsError, match="AZAION_MLFLOW_URI holds credentials") as error:
+        read_settings({**NEEDED, "AZAION_MLFLOW_URI": "http://me:my-password@mlflow:5000"})
+    assert "my-password" not in str(error.value)

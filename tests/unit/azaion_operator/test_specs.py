@@ -12,6 +12,7 @@ import pytest
 from azaion_api.names import JobStage
 from azaion_api.resources import TrainingRun
 from azaion_api.task import IngestTask, RunTask, decode_ingest_task
+from azaion_operator.settings import MlflowSettings
 from azaion_operator.specs.deployment import deployment
 from azaion_operator.specs.identity import identity
 from azaion_operator.specs.job import job
@@ -220,6 +221,35 @@ def test_what_the_chart_and_the_spec_say_about_pods_reaches_the_pod() -> None:
     assert container["volumeMounts"][0] == {"name": "azaion", "mountPath": "/azaion", "subPath": "team-a"}
     assert (container["imagePullPolicy"], container["env"][-1]["value"]) == ("Never", "DEBUG")
     assert pod["terminationGracePeriodSeconds"] == 30
+
+
+def test_a_training_is_told_of_the_mlflow_server_and_gets_its_credentials_from_the_kubelet() -> None:
+    settings = replace(make.SETTINGS, mlflow=MlflowSettings(uri="http://mlflow:5000", secret="login"))
+    environment = pod_of(made(make.run(lineRef={"name": "night"}), TRAIN, settings))["containers"][0]["env"]
+    found = {variable["name"]: variable for variable in environment if variable["name"].startswith("MLFLOW_")}
+    assert found["MLFLOW_TRACKING_URI"]["value"] == "http://mlflow:5000"
+    assert found["MLFLOW_EXPERIMENT_NAME"]["value"] == "night"
+    for key in ("username", "password", "token"):
+        assert found[f"MLFLOW_TRACKING_{key.upper()}"] == {
+            "name": f"MLFLOW_TRACKING_{key.upper()}",
+            "valueFrom": {"secretKeyRef": {"name": "login", "key": key, "optional": True}},
+        }
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize("stage", [PREPARE, EVALUATE, PUBLISH])
+def test_no_other_stage_is_told_of_the_mlflow_server(stage: JobStage) -> None:
+    settings = replace(make.SETTINGS, mlflow=MlflowSettings(uri="http://mlflow:5000", experiment="all", secret="login"))
+    assert "MLFLOW" not in json.dumps(pod_of(made(make.run(), stage, settings)))
+
+
+def test_without_a_secret_an_mlflow_server_is_told_without_credentials() -> None:
+    settings = replace(make.SETTINGS, mlflow=MlflowSettings(uri="http://mlflow:5000", experiment="all"))
+    environment = pod_of(made(make.run(), TRAIN, settings))["containers"][0]["env"]
+    assert environment[-2:] == [
+        {"name": "MLFLOW_TRACKING_URI", "value": "http://mlflow:5000"},
+        {"name": "MLFLOW_EXPERIMENT_NAME", "value": "all"},
+    ]
 
 
 def test_a_runs_pods_may_read_and_patch_their_report_and_nothing_else() -> None:

@@ -82,6 +82,18 @@ MATRIX: dict[str, dict[str, Any]] = {
             "dashboards": {"enabled": True},
         }
     },
+    "tracked": {
+        "access": {"hosts": ["mlflow.example.com"]},
+        "tracking": {
+            "tensorboard": {
+                "enabled": True,
+                "allowFrom": [{"podSelector": {"matchLabels": {"app": "ingress"}}}],
+                "nodeSelector": {"kubernetes.io/hostname": "gpu-1"},
+            },
+            "mlflow": {"uri": "https://mlflow.example.com", "experiment": "detectors", "secretName": "mlflow-login"},
+        },
+        "networkPolicies": {"mlflow": {"to": [{"ipBlock": {"cidr": "192.0.2.7/32"}}]}},
+    },
     "placed": {
         "operator": {
             "nodeSelector": {"kubernetes.io/hostname": "gpu-1"},

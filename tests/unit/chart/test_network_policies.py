@@ -15,6 +15,11 @@ PUBLISHING = {"networkPolicies": {"publish": {"to": [{"ipBlock": {"cidr": "192.0
 ONE_BROKER = {"networkPolicies": {"broker": {"to": [{"ipBlock": {"cidr": "198.51.100.7/32"}}]}}}
 MONITORED = {"monitoring": {"enabled": True}}
 WEBHOOK = {"monitoring": {"enabled": True, "alertmanager": {"webhook": {"url": "https://hooks.example.com"}}}}
+TRACKED = {
+    "tracking": {"mlflow": {"uri": "http://mlflow"}},
+    "networkPolicies": {"mlflow": {"ports": [5000], "to": [{"podSelector": {"matchLabels": {"app": "mlflow"}}}]}},
+}
+TENSORBOARD_ON = {"tracking": {"tensorboard": {"enabled": True}}}
 SCRAPED = {"networkPolicies": {"scrapeFrom": ["monitoring"]}}
 
 
@@ -34,7 +39,8 @@ TRAIN = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "train"})
 UPLOAD = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "upload"})
 NOTIFY = End({LABEL_PART_OF: PART_OF, LABEL_STAGE: "notify"})
 TEST = End({LABEL_PART_OF: PART_OF, "app.kubernetes.io/component": "test"})
-BROKER = End({"app": "rabbitmq"})
+BROKER, MLFLOW = End({"app": "rabbitmq"}), End({"app": "mlflow"})
+TENSORBOARD = End({LABEL_PART_OF: PART_OF, LABEL_COMPONENT: "tensorboard"})
 EXPORTER, OUR_PROMETHEUS, GRAFANA, ALERTMANAGER = (
     End({LABEL_PART_OF: PART_OF, LABEL_COMPONENT: name})
     for name in ("gpu-exporter", "prometheus", "grafana", "alertmanager")
@@ -132,6 +138,13 @@ FLOWS: list[tuple[str, dict[str, Any], End, End, int, str, bool]] = [
     ("a model is published nowhere else", PUBLISHING, UPLOAD, OUTSIDE, 443, "TCP", False),
     ("a webhook is told where it is listed", PUBLISHING, NOTIFY, BUCKET, 443, "TCP", True),
     ("only what uploads or notifies leaves", PUBLISHING, TRAIN, BUCKET, 443, "TCP", False),
+    ("nobody is told of a training unless listed", {}, TRAIN, MLFLOW, 5000, "TCP", False),
+    ("MLflow is told of a training where it is listed", TRACKED, TRAIN, MLFLOW, 5000, "TCP", True),
+    ("a training reaches nothing else of it", TRACKED, TRAIN, MLFLOW, 22, "TCP", False),
+    ("a training tells nobody else", TRACKED, TRAIN, OUTSIDE, 5000, "TCP", False),
+    ("only trainings tell it", TRACKED, UPLOAD, MLFLOW, 5000, "TCP", False),
+    ("TensorBoard sends nothing out", TENSORBOARD_ON, TENSORBOARD, OUTSIDE, 443, "TCP", False),
+    ("a neighbour does not see TensorBoard", TENSORBOARD_ON, STRANGER, TENSORBOARD, 6006, "TCP", False),
     ("a neighbour does not reach a training", {}, STRANGER, TRAIN, 8080, "TCP", False),
     ("a neighbour does not reach the operator", {}, STRANGER, OPERATOR, 8080, "TCP", False),
     ("a Prometheus elsewhere does not scrape unless listed", {}, PROMETHEUS, OPERATOR, 8080, "TCP", False),

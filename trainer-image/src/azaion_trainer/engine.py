@@ -18,7 +18,7 @@ from azaion_api.training_run import Device
 from azaion_trainer.failures import BadSpecError
 
 _CONFIG_DIRECTORY = Path("/tmp/azaion")  # noqa: S108 - the pod's own emptyDir; the root file system is read-only
-#: Integrations that would talk to somebody.
+#: Integrations that would talk to somebody. MLflow and TensorBoard are driven by `tracking` and `event_file`.
 _INTEGRATIONS = ("clearml", "comet", "dvc", "hub", "mlflow", "neptune", "raytune", "tensorboard", "wandb")
 #: Plots ask for these fonts, which cannot be downloaded; matplotlib brings one that serves.
 _FONTS = ("Arial.ttf", "Arial.Unicode.ttf")
@@ -45,6 +45,14 @@ def environment(cores: int, directory: Path = _CONFIG_DIRECTORY) -> dict[str, st
         # It writes what it thinks of a damaged file to standard error; the checks here say it in their own words.
         "OPENCV_LOG_LEVEL": "OFF",
         "NO_ALBUMENTATIONS_UPDATE": "1",
+        # MLflow's client speaks to its own server and to nobody else, and gives up early: a thread tries again.
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+        "MLFLOW_CONFIGURE_LOGGING": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "GIT_PYTHON_REFRESH": "quiet",
     }
 
 

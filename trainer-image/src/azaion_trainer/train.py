@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 from collections import deque
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from azaion_trainer.stage import StageContext
 if TYPE_CHECKING:
     from azaion_trainer.gpu_guard import Guard
     from azaion_trainer.probe import Workload
+    from azaion_trainer.tracking import MlflowLog
     from azaion_trainer.trainer import EpochResult, Listener, Position, RunTrainer
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,13 @@ _PRECISION, _RECALL = "metrics/precision(B)", "metrics/recall(B)"
 def train(context: StageContext) -> str:
     """Train the run's remaining epochs, or see that there are none, and report the trained model."""
     engine.start(context.cores, _observer(context))
+    from azaion_trainer.tracking import followed
+
+    with followed(context) as mlflow_log:
+        return _train(context, mlflow_log)
+
+
+def _train(context: StageContext, mlflow_log: MlflowLog | None) -> str:
     data_set = data_set_of(context)
     arguments = _arguments(context, data_set)
     store = CheckpointStore(context.run.checkpoints)
@@ -49,6 +58,8 @@ def train(context: StageContext) -> str:
         _require_same_classes(state, data_set)
         if _is_finished(context, state) or context.task.wrap_up:
             listener.report()
+            if mlflow_log is not None:
+                mlflow_log.began({}, state["epoch"])
             _slim(context.run.train / "weights" / "best.pt")
             return _finished_sentence(context, state["epoch"], state["best_epoch"])
         arguments.update(_continued(context, state))
@@ -56,6 +67,7 @@ def train(context: StageContext) -> str:
         raise BadDataError("the budget is spent, and there is no checkpoint that can be used to go on with")
     metrics = TrainingMetrics()
     trainer = _trainer(context, arguments, store, MeteredListener(listener, metrics), state)
+    trainer.add_callback("on_train_start", partial(_track, mlflow_log))
     server = serve(metrics)
     try:
         trainer.train()
@@ -63,6 +75,23 @@ def train(context: StageContext) -> str:
         if server is not None:
             server.close()
     return _finished_sentence(context, trainer.position.epoch, trainer.best_epoch)
+
+
+def _track(mlflow_log: MlflowLog | None, trainer: RunTrainer) -> None:
+    """Have every epoch from here on written to TensorBoard's events, and MLflow told of it."""
+    from azaion_trainer.event_file import EventFile
+
+    completed = trainer.position.epoch
+    events = EventFile(trainer.save_dir, completed + 1)
+    if mlflow_log is not None:
+        mlflow_log.began(dict(trainer.args), completed)
+
+    def epoch_done(_trainer: RunTrainer) -> None:
+        events.add(trainer.row, trainer.epoch + 1)
+        if mlflow_log is not None:
+            mlflow_log.epoch_done()
+
+    trainer.add_callback("on_fit_epoch_end", epoch_done)
 
 
 def _observer(context: StageContext) -> engine.Observer:

@@ -138,6 +138,8 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         self.best_epoch = 0
         #: Mean training losses of the epoch by component, as of when they were last looked at.
         self.losses: dict[str, float] = {}
+        #: The newest epoch's row of results.csv: losses, validation's figures and learning rates.
+        self.row: dict[str, float] = {}
         self._since_step = 0
         self._seconds_before = 0.0
         self._looked = 0.0
@@ -442,7 +444,8 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         if is_best:
             self.best_epoch = epoch + 1
         losses = self.label_loss_items(self.tloss)
-        self.save_metrics(metrics={**losses, **self.metrics, **self.lr})
+        self.row = {**losses, **self.metrics, **self.lr}
+        self.save_metrics(metrics=self.row)
         last = epoch + 1 >= self.epochs
         self.completed_early = bool(self.stopper(epoch + 1, self.fitness)) and not last
         self.stop = last or self.completed_early

@@ -18,7 +18,7 @@ from azaion_api.resources import TrainingRun, to_plain
 from azaion_api.task import RunTask, encode_task
 from azaion_api.training_run import Device
 from azaion_operator.objects import JOBS, RawObject
-from azaion_operator.settings import PodSettings
+from azaion_operator.settings import MlflowSettings, PodSettings
 from azaion_operator.specs.identity import Child
 from azaion_operator.specs.metadata import LABEL_RUN_UID, metadata
 from azaion_operator.specs.pod import (
@@ -129,6 +129,7 @@ def _pod(run: TrainingRun, task: RunTask, image: str, settings: PodSettings) -> 
         (container,) = pod["containers"]
         container["env"].append(HTTP_ENVIRONMENT)
         container["ports"] = [HTTP_PORT]
+        container["env"] += _mlflow(run, settings.mlflow)
     if spec.node_selector:
         pod["nodeSelector"] = dict(spec.node_selector)
     if settings.trainer_priority_class:
@@ -137,6 +138,25 @@ def _pod(run: TrainingRun, task: RunTask, image: str, settings: PodSettings) -> 
     if runtime_class and spec.training.device is Device.GPU and GPU in requirements.get("limits", {}):
         pod["runtimeClassName"] = runtime_class
     return pod
+
+
+def _mlflow(run: TrainingRun, mlflow: MlflowSettings | None) -> list[RawObject]:
+    """The variables MLflow's client reads by itself; the kubelet fills in what is secret, if it is there."""
+    if mlflow is None:
+        return []
+    found: list[RawObject] = [
+        {"name": "MLFLOW_TRACKING_URI", "value": mlflow.uri},
+        {"name": "MLFLOW_EXPERIMENT_NAME", "value": mlflow.experiment or run.spec.line_ref.name},
+    ]
+    if mlflow.secret is not None:
+        found += [
+            {
+                "name": f"MLFLOW_TRACKING_{key.upper()}",
+                "valueFrom": {"secretKeyRef": {"name": mlflow.secret, "key": key, "optional": True}},
+            }
+            for key in ("username", "password", "token")
+        ]
+    return found
 
 
 def _resources(run: TrainingRun, stage: JobStage) -> RawObject:
