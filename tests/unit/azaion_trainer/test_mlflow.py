@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from mlflow_server import answering_server, free_port, mlflow_server, silent_server
-from trainer_make import UID, stage_context, storage_tree, task, wait_until
+from trainer_make import UID, spec, stage_context, storage_tree, task, wait_until
 
 from azaion_api.names import JobStage
 from azaion_trainer import tracking
@@ -184,9 +185,13 @@ def test_an_mlflow_run_ends_as_the_attempt_does_unless_it_goes_on(
     assert said == ended
 
 
-def test_without_a_server_nothing_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    with followed(stage_context(storage_tree(tmp_path / "azaion"), task(JobStage.TRAIN))) as log:
+@pytest.mark.parametrize(("uri", "smoke"), [("", False), ("http://mlflow:5000", True)])
+def test_without_a_server_and_for_a_smoke_run_nobody_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uri: str, smoke: bool
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run_task = task(JobStage.TRAIN, msgspec.structs.replace(spec(), smoke=smoke))
+    with followed(stage_context(storage_tree(tmp_path / "azaion"), run_task)) as log:
         assert log is None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from event_reader import scalars
 from mlflow_server import mlflow_server, silent_server
 from trainer_make import UID, draw_scenes, no_progress, request, spec, stage_context, storage_tree, task
 
@@ -24,37 +25,9 @@ from azaion_api.names import JobStage
 from azaion_api.outcome import ExitCode
 from azaion_api.task import RunTask, encode_task
 from azaion_trainer.engine import environment
-from azaion_trainer.event_file import EventFile
 from azaion_trainer.forming import form, status_of
 
 EPOCHS = 5
-
-
-def scalars(directory: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every value TensorBoard shows of the run in a directory, by its tag: step and value."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found = EventAccumulator(str(directory), purge_orphaned_data=True).Reload()
-    return {tag: [(event.step, event.value) for event in found.Scalars(tag)] for tag in sorted(found.Tags()["scalars"])}
-
-
-def test_the_steps_of_an_attempt_replace_those_of_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = EventFile(tmp_path, 1)
-    for step in (1, 2, 3):
-        first.add({"train/box_loss": 4.0 - step, "lr/pg0": 0.5}, step)
-    # Another pod, which may well have the same process id.
-    monkeypatch.setattr("socket.gethostname", lambda: "zz-the-next-pod")
-    second = EventFile(tmp_path, 3)
-    second.add({"train/box_loss": 0.25, "lr/pg0": 0.5}, 3)
-    assert scalars(tmp_path)["train/box_loss"] == [(1, 3.0), (2, 2.0), (3, 0.25)]
-
-
-def test_a_volume_that_takes_no_events_stops_no_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    events = EventFile(tmp_path / "not-there", 1)
-    events.add({"lr/pg0": 0.5}, 1)
-    assert "TensorBoard's events cannot be written, the training goes on" in caplog.text
 
 
 def formed_task(layout: Layout, epochs: int = EPOCHS) -> RunTask:

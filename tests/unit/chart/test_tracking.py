@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 from rendered_chart import Chart, Manifest
@@ -64,6 +73,78 @@ def operator_environment(chart: Chart) -> list[Manifest]:
     (container,) = chart.one("Deployment", "azaion-operator")["spec"]["template"]["spec"]["containers"]
     found: list[Manifest] = container["env"]
     return found
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def answer(url: str, process: subprocess.Popen[bytes], log: Path) -> bytes:
+    """What is served there, once it is."""
+    deadline, tick = time.monotonic() + 120, threading.Event()
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=10) as found:  # noqa: S310 - ours
+                return bytes(found.read())
+        except (URLError, ConnectionError, TimeoutError):
+            tick.wait(0.2)
+        assert process.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, f"{url} was not served in time:\n{log.read_text()[-3000:]}"
+
+
+@pytest.mark.slow
+def test_the_command_of_the_pod_serves_its_probe_and_the_events_of_a_run(
+    chart: Chart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from azaion_trainer.event_file import EventFile
+
+    train = tmp_path / "runs" / "big-0f1e2d3c" / "train"
+    train.mkdir(parents=True)
+    first = EventFile(train, 1)
+    for step, value in ((1, 0.25), (2, 0.375), (3, 0.5)):
+        first.add({"lr/pg0": value}, step)
+    # An attempt that begins a step back.
+    monkeypatch.setattr("socket.gethostname", lambda: "zz-the-next-pod")
+    EventFile(train, 3).add({"lr/pg0": 0.625}, 3)
+    (container,) = pod(chart)["containers"]
+    port, log = free_port(), tmp_path / "log"
+    places = {
+        "--logdir=/azaion/runs": f"--logdir={train.parents[1]}",
+        "--port=6006": f"--port={port}",
+        "--reload_interval=30": "--reload_interval=1",
+    }
+    assert places.keys() <= set(container["args"])
+    arguments = [places.get(argument, argument) for argument in container["args"]]
+    (tmp_path / "tmp").mkdir()
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, *container["command"][1:], *arguments],
+            env={"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path / "tmp"), "HOME": "/nonexistent"},
+            cwd="/",
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        answer(f"http://127.0.0.1:{port}{container['readinessProbe']['httpGet']['path']}", process, log)
+        served = f"http://127.0.0.1:{port}/data/plugin/scalars"
+        seen: dict[str, Any] = {}
+        values: list[tuple[int, float]] = []
+        deadline, tick = time.monotonic() + 60, threading.Event()
+        while values[-1:] != [(3, 0.625)]:
+            assert time.monotonic() < deadline, f"{seen} {values}\n{log.read_text()[-3000:]}"
+            tick.wait(0.2)
+            seen = json.loads(answer(f"{served}/tags", process, log))
+            if seen:
+                found = json.loads(answer(f"{served}/scalars?run=big-0f1e2d3c/train&tag=lr/pg0", process, log))
+                values = [(step, value) for _, step, value in found]
+        assert {run: list(tags) for run, tags in seen.items()} == {"big-0f1e2d3c/train": ["lr/pg0"]}
+        assert values == [(1, 0.25), (2, 0.375), (3, 0.625)]
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
 
 
 def test_tensorboard_has_a_service_and_is_open_to_those_listed(chart: Chart) -> None:
