@@ -259,5 +259,11 @@ def test_a_real_server_that_is_away_for_a_while_ends_with_every_epoch_once(
 
         files = {file.path for file in mlflow.MlflowClient(tracking_uri=url).list_artifacts(found.info.run_id)}
         assert files == {"args.yaml", "results.csv"}
+        # An attempt that finds everything done has no arguments to tell, and tells nothing twice.
+        last = MlflowLog(run)
+        last.began({}, 3)
+        last.close(FINISHED)
+        assert the_run(url).info.status == "FINISHED"
+        assert len(history(url, "metrics/mAP50-95B")) == len(steps)
         log._closing.set()
         log.epoch_done()
