@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +23,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from azaion_api import logs
+from azaion_api.ending import stop_event
 from azaion_api.pages import METRICS_TYPE, Answer, PageServer, probe
 from azaion_api.task import LOG_LEVEL_VARIABLE
 
@@ -246,9 +246,7 @@ def _port(values: Mapping[str, str]) -> int:
 def main() -> int:
     """Run until SIGTERM; 0 then, 1 with a logged sentence when it cannot start."""
     logs.configure("azaion-gpu-exporter")
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_event()
     watcher = Watcher(Driver().read)
     try:
         logs.configure("azaion-gpu-exporter", os.environ.get(LOG_LEVEL_VARIABLE) or "INFO")

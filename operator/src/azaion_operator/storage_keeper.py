@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +19,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from azaion_api import logs
+from azaion_api.ending import stop_event
 from azaion_api.layout import MOUNT_PATH, Layout
 from azaion_api.names import STORAGE_REPORT, STORAGE_REPORT_KEY
 from azaion_api.pages import METRICS_TYPE, Answer, PageServer, probe
@@ -294,9 +294,7 @@ def main() -> int:
         log.error("the storage pod cannot start: %s", error)
         return 1
     os.umask(0o002)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = stop_event()
     keeper = Keeper(Layout(Path(MOUNT_PATH)), _CLASSES)
     try:
         server = http_server(keeper, settings.http_port)
