@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
@@ -24,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from azaion_api import compose_offset
 from azaion_api.annotation_ingest import IngestStorage
 from azaion_api.layout import Layout
 from azaion_consumer.amqp import Buffer
@@ -35,8 +35,6 @@ from azaion_consumer.steps import Step, first_unfinished
 from azaion_consumer.tree import DIRECTORY_MODE, FILE_MODE, Directory, Tree
 
 OFFSET_FILE = "offset.json"
-#: The original system's offset file, in the tree's root.
-ORIGINAL_OFFSET_FILE = "offset.yaml"
 _STAGING = "staging"
 _BATCH_FILE = "batch.msgpack"
 
@@ -304,22 +302,19 @@ class Storage:
 
     def _take_over_original(self) -> OffsetRecord | None:
         """Begin where the original system stopped, once: its file is renamed when ours is in place."""
-        original = self.root / ORIGINAL_OFFSET_FILE
+        original = self.root / compose_offset.OFFSET_FILE
         try:
             text = original.read_text(errors="replace")
         except FileNotFoundError:
             return None
-        # Its file is one number, bare or as the value of one key: the next message to read. Was it the last message
-        # read, then that one is filed twice, which changes nothing.
-        match = re.search(r"^\s*(?:[\w-]+\s*:)?\s*['\"]?(\d{1,18})['\"]?\s*(?:#.*)?$", text, re.MULTILINE)
-        if match is None:
+        following = compose_offset.next_offset(text)
+        if following is None:
             raise StorageError(
                 StorageReason.OFFSET_UNREADABLE,
                 f"{original} holds no offset; correct it, or remove it to begin at spec.stream.startFrom",
             )
-        next_offset = int(match[1])
         record = OffsetRecord(
-            offset=next_offset - 1 if next_offset else None,
+            offset=following - 1 if following else None,
             stream=self._stream,
             time=datetime.now().astimezone(),
             tree=self.tree.names,
@@ -327,7 +322,7 @@ class Storage:
         self.stage_offset(record)
         self.sync()
         self.publish_offset()
-        os.rename(original, f"{original}.taken-over-by-{self._ingest}")
+        os.rename(original, self.root / compose_offset.taken_over_by(self._ingest))
         self.sync()
         return record
 

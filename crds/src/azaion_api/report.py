@@ -160,6 +160,15 @@ class IngestReport(Report, frozen=True, kw_only=True, rename="camel", omit_defau
     offsets_missing: int = 0
 
 
+class FoundModel(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """A directory of models/ with a card."""
+
+    line: str
+    record: ModelRecord
+    #: The line's link points into it.
+    current: bool = False
+
+
 class StorageReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """What lies on the chart's claim; key `storage.json`, written by the storage pod."""
 
@@ -172,6 +181,8 @@ class StorageReport(Report, frozen=True, kw_only=True, rename="camel", omit_defa
     #: What is wrong with the tree (missing, wrong owner, not writable), each with what to do; empty when all is well.
     problems: tuple[str, ...] = ()
     classes_present: bool = False
+    #: The newest models with a card, newest first, and each line's current one: a line that knows of none begins with them.
+    models: tuple[FoundModel, ...] = ()
 
 
 def parse_run_report(text: str) -> RunReport | None:

@@ -288,6 +288,9 @@ class Cache:
         if report == before:
             return
         self.storage_revision += 1
+        if (report.models if report else ()) != (before.models if before else ()):
+            for line in self.lines:
+                self._mark(Key(Kind.MODEL_LINE, line.metadata.name))
         # The images are counted anew all the time; only a run that waits for more of them looks at the number.
         counts_only = before is not None and report is not None and _without_counts(before) == _without_counts(report)
         for run in self.unfinished_runs():

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from azaion_api.machine import Machine
 from azaion_api.names import JobStage, Kind, ingest_deployment, ingest_report, line_report, run_report
+from azaion_api.report import FoundModel
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
 from azaion_api.training_run import FINISHED_PHASES, PromotionDecision
 from azaion_operator.cache import Cache, Key
@@ -96,7 +97,15 @@ class Observer:
             report=reports.line if reports else None,
             images=dict(self._cache.storage.images) if self._cache.storage is not None else {},
             unfinished=tuple(self._cache.unfinished_runs()),
+            found=self._found_models(line),
         )
+
+    def _found_models(self, line: ModelLine) -> tuple[FoundModel, ...]:
+        """Of the claim the storage pod looks at; nobody looks at another one."""
+        where, storage = line.spec.storage, self._cache.storage
+        if storage is None or where.sub_path is not None or where.claim_name not in (None, self._settings.claim):
+            return ()
+        return tuple(model for model in storage.models if model.line == line.metadata.name)
 
     def line_named(self, name: str) -> ModelLine | None:
         found = self._cache.lines.get(name)

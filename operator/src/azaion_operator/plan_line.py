@@ -59,7 +59,7 @@ def plan_line(view: LineView, now: datetime) -> LinePlan:
     line = view.line
     if line.metadata.deletion_timestamp is not None:
         return LinePlan(status=line.status)
-    status = _with_ended_work(view, _with_published(view), now)
+    status = _with_ended_work(view, _with_published(view, _with_found(view)), now)
     step = _next_step(view, status, now)
     ready = Condition(
         type="Ready",
@@ -88,9 +88,29 @@ def plan_line(view: LineView, now: datetime) -> LinePlan:
 # What is
 
 
-def _with_published(view: LineView) -> ModelLineStatus:
-    """The status with the models that runs have put in place since."""
+def _with_found(view: LineView) -> ModelLineStatus:
+    """The status; of a line that knows of no model, with those whose cards lie on the volume.
+
+    They were adopted, or published before the cluster's state was lost. What a run that is there has published, its own
+    status tells.
+    """
     status = view.line.status
+    if status.current is not None or status.history:
+        return status
+    runs = {run.metadata.uid for run in view.runs}
+    found = [model for model in view.found if model.record.run_uid not in runs]
+    current = next((model.record for model in found if model.current), None)
+    before = [model.record for model in found if current is not None and model.record.time < current.time]
+    return msgspec.structs.replace(
+        status,
+        current=current,
+        previous=max(before, key=lambda record: record.time, default=None),
+        history=_history(status, *(model.record for model in found)),
+    )
+
+
+def _with_published(view: LineView, status: ModelLineStatus) -> ModelLineStatus:
+    """The status with the models that runs have put in place since."""
     known = {record.run_uid for record in status.history}
     new = [record for run in view.runs if run.metadata.uid not in known and (record := published_model(run))]
     for record in sorted(new, key=lambda record: record.time):

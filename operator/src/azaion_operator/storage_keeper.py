@@ -23,7 +23,7 @@ from azaion_api.ending import stop_event
 from azaion_api.layout import MOUNT_PATH, Layout
 from azaion_api.names import STORAGE_REPORT, STORAGE_REPORT_KEY
 from azaion_api.pages import METRICS_TYPE, Answer, PageServer, probe
-from azaion_api.report import StorageReport
+from azaion_api.report import FoundModel, StorageReport
 from azaion_api.reporter import Reporter, sink_for, utc_now
 from azaion_api.task import LOG_LEVEL_VARIABLE, POD_UID_VARIABLE
 from azaion_operator.storage_tree import (
@@ -32,6 +32,7 @@ from azaion_operator.storage_tree import (
     base_models,
     check_tree,
     count_images,
+    found_models,
     image_directories,
     make_tree,
     space,
@@ -66,6 +67,7 @@ class Finding:
     space: Space = field(default_factory=Space)
     problems: tuple[str, ...] = ()
     classes_present: bool = False
+    models: tuple[FoundModel, ...] = ()
 
     def differs(self, other: Finding) -> bool:
         """Whether a person or the operator would act on the difference."""
@@ -88,6 +90,7 @@ class Finding:
             available_bytes=self.space.available_bytes,
             problems=self.problems,
             classes_present=self.classes_present,
+            models=self.models,
         )
 
 
@@ -166,6 +169,7 @@ class Keeper:
         self._counter = Counter(layout, clock)
         self.usage = Usage(layout, clock)
         self._problems: tuple[str, ...] = ()
+        self._models: tuple[FoundModel, ...] = ()
         self._checked_s = float("-inf")
         self._turned_s = clock()
         self._reported: Finding | None = None
@@ -198,6 +202,7 @@ class Keeper:
             if not problems:
                 log.info("the directory tree is in order again")
         self._problems = problems
+        self._models = found_models(self._layout)
 
     def _find(self) -> Finding:
         try:
@@ -211,6 +216,7 @@ class Keeper:
                 space=space(self._layout),
                 problems=self._problems,
                 classes_present=self._layout.classes.is_file(),
+                models=self._models,
             )
         except OSError as error:
             problem = f"the volume cannot be read ({error.strerror}); check the node's disk and its logs"

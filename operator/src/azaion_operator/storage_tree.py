@@ -17,6 +17,8 @@ from pathlib import Path
 import msgspec
 
 from azaion_api.layout import CLASSES_FILE, DATA_DIRECTORIES, GID, IMAGE_SUFFIXES, TOP_DIRECTORIES, UID, Layout
+from azaion_api.model_card import read_card
+from azaion_api.report import FoundModel
 
 #: Images of one directory are counted up to this; a larger number would say nothing more to anybody waiting for a few.
 COUNT_LIMIT = 1_000_000
@@ -24,6 +26,8 @@ COUNT_LIMIT = 1_000_000
 MAX_DIRECTORIES = 32
 #: The message of a problem has to fit beside others into one ConfigMap.
 MAX_PROBLEMS = 20
+#: Models with a card that are reported, beside each line's current one; a line's history is no longer.
+MAX_MODELS = 50
 #: Holds records of refused messages, not pairs.
 _WITHOUT_PAIRS = ("data-rejected",)
 #: Files looked at for their owner in each directory of an adopted tree.
@@ -252,6 +256,30 @@ def base_models(layout: Layout, now: float | None = None) -> tuple[str, ...]:
                 if entry.is_file() and status.st_size > 0 and moment - status.st_ctime >= _SETTLED_S:
                     found.append(entry.name)
     return tuple(sorted(found))
+
+
+def found_models(layout: Layout, limit: int = MAX_MODELS) -> tuple[FoundModel, ...]:
+    """Directories of models/ with a card, the newest `limit` and each line's current one; newest first."""
+    found = []
+    with suppress(OSError), os.scandir(layout.models) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or not entry.is_dir(follow_symlinks=False):
+                continue
+            card = read_card(Path(entry.path))
+            if card is not None:
+                current = _linked_directory(layout, card.line) == entry.name
+                found.append(FoundModel(line=card.line, record=card.record(entry.name), current=current))
+    found.sort(key=lambda model: (model.record.time, model.record.name), reverse=True)
+    return tuple(model for place, model in enumerate(found) if place < limit or model.current)
+
+
+def _linked_directory(layout: Layout, line: str) -> str | None:
+    """The directory of models/ that holds what the line's link points to."""
+    link = layout.model_link(line)
+    if not link.is_symlink() or not link.exists():
+        return None
+    directory = link.resolve().parent
+    return directory.name if directory.parent == layout.models.resolve() else None
 
 
 def image_directories(layout: Layout) -> tuple[str, ...]:

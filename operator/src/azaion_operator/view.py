@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from azaion_api.machine import Machine
-from azaion_api.report import IngestReport, LineReport, RunReport, StorageReport
+from azaion_api.report import FoundModel, IngestReport, LineReport, RunReport, StorageReport
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun
 from azaion_operator.device_queue import Turn
 from azaion_operator.objects import Deployment, Job, Pod
@@ -70,3 +70,5 @@ class LineView:
     images: dict[str, int] = field(default_factory=dict)
     #: Runs of any line that have not finished: what they use stays on the volume.
     unfinished: tuple[TrainingRun, ...] = ()
+    #: Models of the line with a card, as the storage pod found them on the volume.
+    found: tuple[FoundModel, ...] = ()

@@ -10,10 +10,12 @@ import pytest
 
 from azaion_api.health import Check, HealthReport
 from azaion_api.names import JobStage, Kind
-from azaion_api.resources import TrainingRun
+from azaion_api.report import FoundModel
+from azaion_api.resources import ModelLine, TrainingRun
 from azaion_operator.cache import Cache, Key
 from azaion_operator.curves import MAX_POINTS
 from azaion_operator.objects import CONFIG_MAPS, INGESTS, JOBS, LINES, PODS, RUNS, Broken
+from azaion_operator.observe import Observer
 
 RUN = Key(Kind.TRAINING_RUN, "run-1")
 LINE = Key(Kind.MODEL_LINE, "azaion")
@@ -253,6 +255,21 @@ def test_runs_that_wait_hear_of_the_storage(cache: Marked) -> None:
     cache.observe(CONFIG_MAPS, storage_map(5))
     assert cache.storage is not None
     assert cache.storage.problems == ("the disk is on fire",)
+
+
+def test_lines_hear_of_models_found_on_the_volume_and_see_their_own(cache: Marked) -> None:
+    for version, (name, spec) in enumerate({"azaion": {}, "elsewhere": {"storage": {"claimName": "other"}}}.items(), 1):
+        cache.observe(LINES, {"kind": "ModelLine", "metadata": metadata(name, version), "spec": spec})
+    cache.observe(CONFIG_MAPS, storage_map(4))
+    cache.take()
+    models = tuple(FoundModel(line=line, record=make.record()) for line in ("azaion", "edge", "elsewhere"))
+    cache.observe(CONFIG_MAPS, storage_map(5, models=models))
+    assert {k.name for k in cache.take()} == {"azaion", "elsewhere"}
+    cache.observe(CONFIG_MAPS, storage_map(6, models=models, images={"data": 7}))
+    assert cache.take() == []
+    observer = Observer(cache, make.SETTINGS)
+    seen = {line.metadata.name: observer.line(line).found for line in cache.lines if isinstance(line, ModelLine)}
+    assert seen == {"azaion": models[:1], "elsewhere": ()}, "nobody has looked at the other claim"
 
 
 def test_a_storage_report_that_is_gone_is_no_longer_believed(cache: Marked) -> None:

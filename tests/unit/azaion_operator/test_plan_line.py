@@ -12,7 +12,7 @@ from azaion_api.conditions import Condition, ConditionStatus
 from azaion_api.model_line import Keep, LineWork, ModelLineStatus, ModelRecord, Retention, RetentionStatus
 from azaion_api.names import JobStage, LineAction
 from azaion_api.outcome import AttemptReason
-from azaion_api.report import LineReport
+from azaion_api.report import FoundModel, LineReport
 from azaion_api.resources import ModelLine, TrainingRun
 from azaion_api.training_run import EvaluationStatus, Phase, PromotionDecision, PromotionStatus, TrainingRunStatus
 from azaion_operator.plan_line import MAX_HISTORY, LinePlan, plan_line
@@ -102,6 +102,49 @@ def test_the_history_is_bounded() -> None:
     found = status(make.line(*records), published("new"))
     assert len(found.history) == MAX_HISTORY
     assert found.history[0].run == "new"
+
+
+# Beginning with what lies on the volume
+
+
+def found(name: str, *, age: float, current: bool = False, **fields: Any) -> FoundModel:
+    record = msgspec.structs.replace(make.record(name, run_uid=f"models/{name}", age=age), **{"run": "", **fields})
+    return FoundModel(line="azaion", record=record, current=current)
+
+
+def test_a_line_without_a_model_begins_with_those_on_the_volume() -> None:
+    models = (found("c", age=10), found("b", age=20, current=True), found("a", age=30))
+    begun = planned(make.line(), found=models).status
+    assert begun.history == tuple(model.record for model in models)
+    assert (begun.current, begun.previous) == (models[1].record, models[2].record)
+    assert verdict(begun) == ("True", "ModelCurrent")
+    assert begun.message == "b is current"
+
+
+def test_models_on_the_volume_without_a_link_are_history_and_none_is_current() -> None:
+    begun = planned(make.line(), found=(found("a", age=30),)).status
+    assert (begun.current, begun.previous, len(begun.history)) == (None, None, 1)
+    assert verdict(begun) == ("False", "NoModel")
+
+
+def test_a_line_that_knows_its_models_does_not_look_at_the_volume_again() -> None:
+    line = make.line(NEW, OLD)
+    assert planned(line, found=(found("a", age=1, current=True),)).status.history == (NEW, OLD)
+
+
+def test_the_model_of_a_run_that_is_there_is_told_by_the_run_alone() -> None:
+    run = published("run-9", models=(), conditions=())
+    mine = found("azaion-run-9", age=0, current=True, run="run-9", run_uid=run.metadata.uid)
+    assert planned(make.line(), run, found=(mine,)).status.history == ()
+    assert [record.run for record in planned(make.line(), published("run-9"), found=(mine,)).status.history] == [
+        "run-9"
+    ]
+
+
+def test_a_run_that_publishes_follows_the_models_on_the_volume() -> None:
+    old = found("old", age=900, current=True)
+    begun = planned(make.line(), published("run-9"), found=(old,)).status
+    assert (begun.current.run if begun.current else None, begun.previous) == ("run-9", old.record)
 
 
 # Rolling back

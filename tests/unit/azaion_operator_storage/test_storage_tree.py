@@ -8,13 +8,23 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from azaion_api.layout import DATA_DIRECTORIES, TOP_DIRECTORIES, Layout
+from azaion_api.model_card import CARD_FILE, ModelCard, write_card
 from azaion_operator import storage_tree
-from azaion_operator.storage_tree import base_models, check_tree, count_images, image_directories, make_tree, space
+from azaion_operator.storage_tree import (
+    base_models,
+    check_tree,
+    count_images,
+    found_models,
+    image_directories,
+    make_tree,
+    space,
+)
 
 CLASSES = [{"Id": 0, "Name": "Alpha", "ShortName": "A", "Color": "#FF0000"}]
 LONG_AGO = 1_000_000_000
@@ -315,3 +325,67 @@ def test_counting_stops_at_the_limit(layout: Layout) -> None:
     for number in range(12):
         (directory / f"{number}.jpg").touch()
     assert count_images(directory, limit=10) == 10
+
+
+# Models with a card
+
+
+def carded(layout: Layout, name: str, day: int, line: str = "azaion") -> Path:
+    directory = layout.models / name
+    directory.mkdir(parents=True)
+    (directory / f"{line}.pt").write_bytes(name.encode())
+    card = ModelCard(
+        name=name,
+        line=line,
+        run="",
+        run_uid=f"models/{name}",
+        published=datetime(2026, 3, day, tzinfo=UTC),
+        model=f"{line}.pt",
+        sha256="d" * 64,
+        dataset=None,
+        evaluation=None,
+        per_class={},
+        exports=(),
+        reason="",
+        ultralytics="",
+    )
+    (directory / CARD_FILE).write_bytes(write_card(card))
+    return directory
+
+
+def test_models_with_a_card_are_found_newest_first_with_each_lines_current_one(layout: Layout) -> None:
+    for day in (1, 2, 3):
+        carded(layout, f"azaion-2026-03-0{day}", day)
+    carded(layout, "edge-2026-03-09", 9, line="edge")
+    layout.model_link("azaion").symlink_to("azaion-2026-03-01/azaion.pt")
+    found = [(model.line, model.record.name, model.current) for model in found_models(layout)]
+    assert found == [
+        ("edge", "edge-2026-03-09", False),
+        ("azaion", "azaion-2026-03-03", False),
+        ("azaion", "azaion-2026-03-02", False),
+        ("azaion", "azaion-2026-03-01", True),
+    ]
+    assert found_models(layout)[3].record.path == "models/azaion-2026-03-01/azaion.pt"
+    bounded = [model.record.name for model in found_models(layout, limit=2)]
+    assert bounded == ["edge-2026-03-09", "azaion-2026-03-03", "azaion-2026-03-01"], "the current one is always told"
+
+
+def test_what_has_no_card_of_ours_is_no_found_model(layout: Layout) -> None:
+    assert found_models(layout) == ()
+    (layout.models / "plain").mkdir(parents=True)
+    (layout.models / "broken").mkdir()
+    (layout.models / "broken" / CARD_FILE).write_text("{")
+    carded(layout, ".publishing-1", 1)
+    (layout.models / "elsewhere").symlink_to(carded(Layout(layout.root / "other"), "azaion-x", 2))
+    assert found_models(layout) == ()
+
+
+def test_a_link_that_leads_nowhere_or_out_makes_no_model_current(layout: Layout, tmp_path: Path) -> None:
+    carded(layout, "azaion-2026-03-01", 1)
+    link = layout.model_link("azaion")
+    (tmp_path / "azaion-2026-03-01").mkdir()
+    (tmp_path / "azaion-2026-03-01" / "azaion.pt").touch()
+    for target in ("gone/azaion.pt", str(tmp_path / "azaion-2026-03-01" / "azaion.pt")):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert [model.current for model in found_models(layout)] == [False]

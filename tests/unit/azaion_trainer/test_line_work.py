@@ -15,6 +15,7 @@ from crash_points import at_every_crash_point
 from trainer_make import add_pairs, dataset_status, no_progress, request, spec, stage_context, task
 
 from azaion_api.layout import Layout
+from azaion_api.model_card import CARD_FILE, ModelCard, read_card
 from azaion_api.model_line import Keep, Retention
 from azaion_api.names import JobStage, LineAction
 from azaion_api.reporter import Reporter, utc_now
@@ -24,7 +25,7 @@ from azaion_trainer import files, publish, retention
 from azaion_trainer.failures import BadDataError, BadSpecError
 from azaion_trainer.forming import form
 from azaion_trainer.line_work import LineReporter, do_line_work, run_line_work, switch
-from azaion_trainer.model_card import CARD_FILE, EVALUATION_FILE, EvaluationRecord, ModelCard, read_card
+from azaion_trainer.model_card import EVALUATION_FILE, EvaluationRecord
 
 SCORES = Scores(map50="0.9", map50to95="0.61", precision="0.8", recall="0.7", f1="0.75")
 DAY = datetime(2026, 9, 1, tzinfo=UTC)

@@ -11,6 +11,7 @@ import pytest
 from trainer_make import UID, dataset_status, spec, stage_context, task
 
 from azaion_api.layout import Layout
+from azaion_api.model_card import ExportRecord, read_card
 from azaion_api.names import JobStage
 from azaion_api.reporter import utc_now
 from azaion_api.training_run import (
@@ -22,7 +23,7 @@ from azaion_api.training_run import (
 )
 from azaion_trainer import files, publish
 from azaion_trainer.failures import BadDataError, BadSpecError
-from azaion_trainer.model_card import EVALUATION_FILE, EvaluationRecord, ExportRecord, read_card
+from azaion_trainer.model_card import EVALUATION_FILE, EvaluationRecord
 from azaion_trainer.stage import StageContext
 
 PROMOTED = PromotionStatus(decision=PromotionDecision.PROMOTED, reason="0.61 against 0.55")

@@ -15,6 +15,7 @@ from trainer_make import UID, dataset_status, spec, stage_context, task, wait_un
 
 from azaion_api import logs
 from azaion_api.layout import Layout
+from azaion_api.model_card import CARD_FILE, ExportRecord, ModelCard
 from azaion_api.names import JobStage
 from azaion_api.outcome import AttemptReason
 from azaion_api.reporter import utc_now
@@ -25,7 +26,6 @@ from azaion_api.training_run import (
 )
 from azaion_trainer.encryption import decrypt_file, encrypt_file
 from azaion_trainer.failures import BadDataError, BadSpecError, UploadFailedError, outcome_of
-from azaion_trainer.model_card import CARD_FILE, ExportRecord, ModelCard
 from azaion_trainer.notify import message_of, notify
 from azaion_trainer.secrets import MissingSecretError, SecretFiles
 from azaion_trainer.stage import StageContext

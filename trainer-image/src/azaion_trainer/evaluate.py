@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from azaion_api.model_card import ExportRecord, read_card
 from azaion_api.reporter import utc_now
 from azaion_api.training_run import EvaluationStatus, ExportFormat, Gain, GroupBy, Metric, PublishedModel, Stage
 from azaion_trainer import engine, files
@@ -15,7 +16,7 @@ from azaion_trainer.arguments import parse_parameters
 from azaion_trainer.dataset import DataSet, data_set_of
 from azaion_trainer.failures import BadDataError
 from azaion_trainer.manifest import list_images, trained_on
-from azaion_trainer.model_card import EVALUATION_FILE, EvaluationRecord, ExportRecord, read_card, read_trained_on
+from azaion_trainer.model_card import EVALUATION_FILE, EvaluationRecord, read_trained_on
 from azaion_trainer.split import group_of
 from azaion_trainer.stage import StageContext
 

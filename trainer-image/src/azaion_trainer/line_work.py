@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from azaion_api.layout import Layout
+from azaion_api.model_card import ModelCard, foreign_uid, read_card
 from azaion_api.model_line import ModelRecord
 from azaion_api.names import LINE_REPORT_KEY, LineAction
 from azaion_api.outcome import AttemptReason, ExitCode
@@ -18,7 +19,6 @@ from azaion_api.reporter import Reporter, sink_for, utc_now
 from azaion_api.task import POD_UID_VARIABLE, LineTask
 from azaion_trainer import files, retention
 from azaion_trainer.failures import BadDataError, BadSpecError
-from azaion_trainer.model_card import ModelCard, read_card
 from azaion_trainer.publish import switch_link
 from azaion_trainer.stage import Ending
 from azaion_trainer.watch import StopSignal
@@ -97,17 +97,7 @@ def _of_card(task: LineTask, directory: Path, card: ModelCard) -> ModelRecord:
         raise BadDataError(f"models/{directory.name}/{card.model} is not there; only its card is")
     if files.sha256_of(model) != card.sha256:
         raise BadDataError(f"models/{directory.name}/{card.model} is not what was published; its digest has changed")
-    scores = card.evaluation.new if card.evaluation else None
-    return ModelRecord(
-        name=directory.name,
-        path=f"models/{directory.name}/{card.model}",
-        sha256=card.sha256,
-        run=card.run,
-        run_uid=card.run_uid,
-        time=card.published,
-        map50=scores.map50 if scores else None,
-        map50to95=scores.map50to95 if scores else None,
-    )
+    return card.record(directory.name)
 
 
 def _of_foreign(layout: Layout, task: LineTask, directory: Path) -> ModelRecord:
@@ -125,6 +115,6 @@ def _of_foreign(layout: Layout, task: LineTask, directory: Path) -> ModelRecord:
         path=str(model.relative_to(layout.root)),
         sha256=files.sha256_of(model),
         run="",
-        run_uid=f"models/{directory.name}",
+        run_uid=foreign_uid(directory.name),
         time=utc_now(),
     )

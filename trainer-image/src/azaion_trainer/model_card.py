@@ -1,4 +1,4 @@
-"""What is written down of a model: the evaluation in the run's directory, the card beside a published model."""
+"""What is written down of a model beside its card: how it was judged, and the images it was trained on."""
 
 from __future__ import annotations
 
@@ -10,26 +10,12 @@ from pathlib import Path
 
 import msgspec
 
-from azaion_api.training_run import DatasetStatus, EvaluationStatus
+from azaion_api.model_card import ExportRecord
+from azaion_api.training_run import EvaluationStatus
 
-CARD_FILE = "model.json"
 EVALUATION_FILE = "evaluation.json"
 #: Beside the card: stems of the images the model was trained on, so that it stays known when the data set is gone.
 TRAINED_ON_FILE = "trained-on.txt.gz"
-CARD_VERSION = 1
-
-
-class ExportRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """One exported file."""
-
-    format: str
-    #: Relative to the run's directory; in a card, relative to the card.
-    path: str
-    sha256: str
-    image_size: int
-    max_batch: int
-    #: How it compares with the .pt, for people.
-    agreement: str
 
 
 class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -47,42 +33,12 @@ class EvaluationRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"
     time: datetime | None = None
 
 
-class ModelCard(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """Where a published model comes from: model.json beside its files."""
-
-    version: int = CARD_VERSION
-    name: str
-    line: str
-    run: str
-    run_uid: str
-    published: datetime
-    #: The .pt beside the card.
-    model: str
-    sha256: str
-    dataset: DatasetStatus | None
-    evaluation: EvaluationStatus | None
-    per_class: dict[str, float]
-    exports: tuple[ExportRecord, ...]
-    #: Why it was published.
-    reason: str
-    ultralytics: str
-
-
 def read_evaluation(directory: Path) -> EvaluationRecord | None:
     """The evaluation of a run, None when there is none or it is not readable."""
     try:
         return msgspec.json.decode((directory / EVALUATION_FILE).read_bytes(), type=EvaluationRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
-
-
-def read_card(directory: Path) -> ModelCard | None:
-    """The card of a directory of models/, None when there is none or it is another version's or somebody else's."""
-    try:
-        card = msgspec.json.decode((directory / CARD_FILE).read_bytes(), type=ModelCard)
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    return card if card.version == CARD_VERSION else None
 
 
 def write_trained_on(stems: Iterable[str]) -> bytes:

@@ -11,21 +11,13 @@ from pathlib import Path
 import msgspec
 
 from azaion_api.layout import dated_name
+from azaion_api.model_card import CARD_FILE, ExportRecord, ModelCard, read_card, write_card
 from azaion_api.reporter import utc_now
 from azaion_api.training_run import PromotionDecision, PromotionStatus, PublishedModel
 from azaion_trainer import files
 from azaion_trainer.failures import BadDataError, BadSpecError
 from azaion_trainer.manifest import trained_on
-from azaion_trainer.model_card import (
-    CARD_FILE,
-    TRAINED_ON_FILE,
-    EvaluationRecord,
-    ExportRecord,
-    ModelCard,
-    read_card,
-    read_evaluation,
-    write_trained_on,
-)
+from azaion_trainer.model_card import TRAINED_ON_FILE, EvaluationRecord, read_evaluation, write_trained_on
 from azaion_trainer.stage import StageContext
 
 log = logging.getLogger(__name__)
@@ -150,7 +142,7 @@ def _write_card(
         reason=promotion.reason,
         ultralytics=importlib.metadata.version("ultralytics"),
     )
-    files.write_bytes(hidden / CARD_FILE, msgspec.json.format(msgspec.json.encode(card), indent=1))
+    files.write_bytes(hidden / CARD_FILE, write_card(card))
 
 
 def switch_link(link: Path, model: Path) -> None:

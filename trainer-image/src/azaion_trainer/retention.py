@@ -13,12 +13,13 @@ from pathlib import Path
 import yaml
 
 from azaion_api.layout import Layout
+from azaion_api.model_card import ModelCard, read_card
 from azaion_api.model_line import Keep, Retention, RetentionStatus
 from azaion_api.reporter import utc_now
 from azaion_api.task import LineTask
 from azaion_trainer import files
 from azaion_trainer.manifest import formed_sets
-from azaion_trainer.model_card import ModelCard, read_card, read_evaluation
+from azaion_trainer.model_card import read_evaluation
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import msgspec
 
+from azaion_api.model_card import read_card
 from azaion_api.reporter import utc_now
 from azaion_api.training_run import Encryption, ModelFormat, Part, Target, UploadState, UploadStatus
 from azaion_trainer import files
 from azaion_trainer.encryption import encrypt_file, small_part_bytes
 from azaion_trainer.failures import BadDataError, BadSpecError, UploadFailedError
-from azaion_trainer.model_card import read_card
 from azaion_trainer.secrets import MissingSecretError, SecretFiles
 from azaion_trainer.stage import StageContext
 from azaion_trainer.targets import Upload, UploadError, destination

@@ -43,7 +43,7 @@ def rollback(kubectl: Kubectl, screen: Screen, line_name: str, model: str | None
     kubectl.patch(Kind.MODEL_LINE, line_name, {"spec": {"pinnedModel": wanted.name}})
     screen.say(
         f"{line_name} goes from {_current(line)} to {wanted.name} "
-        f"(mAP50-95 {figure(wanted.map50to95)}, run {wanted.run}) and holds there: later runs are not promoted. "
+        f"(mAP50-95 {figure(wanted.map50to95)}, run {wanted.run or '-'}) and holds there: later runs are not promoted. "
         f"To end this: kubectl azaion rollback {line_name} --release"
     )
     return 0
