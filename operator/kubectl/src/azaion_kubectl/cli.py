@@ -1,4 +1,4 @@
-"""`kubectl azaion`: reads and patches the resources with the user's own rights, and does nothing else."""
+"""`kubectl azaion`: reads and patches the resources with the user's own rights; `adopt` alone works on this machine."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 from azaion_api.names import JobStage
-from azaion_kubectl import completion, health, lines, logs, page, runs, watch
+from azaion_kubectl import adopt, completion, health, lines, logs, page, runs, watch
 from azaion_kubectl.access import Kubectl
 from azaion_kubectl.errors import CommandError
 from azaion_kubectl.screen import Screen
@@ -96,6 +97,23 @@ def build_parser() -> argparse.ArgumentParser:
     made = add("page", "open the status page in the browser", _page)
     made.add_argument("--port", type=int, default=0, help="local port; default: a free one")
     made.add_argument("--no-browser", action="store_true", help="only say where it is")
+
+    made = add("adopt", "make the tree of a Docker Compose installation the platform's, or give it back", _adopt)
+    made.add_argument("directory", metavar="DIR", type=Path, help="the directory that Compose mounts as /azaion")
+    made.add_argument(
+        "--compose",
+        metavar="DIR",
+        type=Path,
+        default=Path(adopt.COMPOSE_DIRECTORY),
+        help=f"where .env, config.yaml and offset.yaml are; default: {adopt.COMPOSE_DIRECTORY}",
+    )
+    made.add_argument("--broker", metavar="HOST", help="the broker as the node reaches it; default: RABBITMQ_HOST")
+    made.add_argument("--node", help="name of this machine in the cluster; default: its host name")
+    made.add_argument(
+        "--to", metavar="DIR", type=Path, default=Path(adopt.OUTPUT), help=f"for the files; default: {adopt.OUTPUT}"
+    )
+    made.add_argument("--dry-run", action="store_true", help="show what would change, change nothing")
+    made.add_argument("--undo", action="store_true", help="the way back: everything as it was")
 
     made = add("completion", "print the completion script of a shell", _completion)
     made.add_argument("shell", choices=sorted(completion.SCRIPTS))
@@ -225,6 +243,21 @@ def _preflight(kubectl: Kubectl, screen: Screen, options: argparse.Namespace) ->
 
 def _page(kubectl: Kubectl, screen: Screen, options: argparse.Namespace) -> int:
     return page.page(kubectl, screen, port=options.port, browser=not options.no_browser)
+
+
+def _adopt(kubectl: Kubectl, screen: Screen, options: argparse.Namespace) -> int:
+    if options.undo:
+        return adopt.undo(screen, options.directory, dry_run=options.dry_run)
+    request = adopt.Request(
+        directory=options.directory,
+        compose=options.compose,
+        output=options.to,
+        namespace=kubectl.namespace,
+        node=options.node,
+        broker=options.broker,
+        dry_run=options.dry_run,
+    )
+    return adopt.adopt(screen, request)
 
 
 def _completion(_: Kubectl, __: Screen, options: argparse.Namespace) -> int:
