@@ -629,6 +629,37 @@ def eventually(what: str, condition: Callable[[], bool], timeout_s: float = 10.0
         assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
 
 
+@needs_root
+def test_a_tree_in_use_that_needs_no_change_is_not_refused(compose: Compose) -> None:
+    adopted(compose)
+    with (compose.root / "classes.json").open() as file:
+        holder = subprocess.Popen(["sleep", "60"], stdin=file)
+    try:
+        (compose.output / "values.yaml").unlink()
+        assert "nothing had to change" in adopted(compose)
+        assert (compose.output / "values.yaml").exists()
+    finally:
+        holder.kill()
+        holder.wait()
+
+
+@needs_root
+def test_a_file_that_cannot_be_given_is_named_and_the_rest_is_done_next_time(compose: Compose) -> None:
+    stuck = compose.root / "data" / "labels" / "clip_000001.txt"
+    if subprocess.run(["chattr", "+i", stuck], check=False, capture_output=True).returncode != 0:
+        pytest.skip("this file system knows no immutable files")
+    try:
+        before = everything(compose.root)
+        with pytest.raises(CommandError, match=rf"{stuck.name}: Operation not permitted; mend it, and the same"):
+            adopted(compose)
+    finally:
+        subprocess.run(["chattr", "-i", stuck], check=True)
+    adopted(compose)
+    assert stuck.stat().st_uid == 10001
+    undone(compose)
+    assert everything(compose.root) == before
+
+
 # The command
 
 

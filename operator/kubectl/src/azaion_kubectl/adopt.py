@@ -119,6 +119,18 @@ class Plan:
     notes: list[str] = field(default_factory=list)
     again: bool = False
 
+    @property
+    def changes(self) -> bool:
+        """Whether anything of the tree is to change."""
+        now = Owner.of(os.stat(self.layout.root))
+        return (
+            any(self.surveyed.changes.values())
+            or now != _top_owner(now)
+            or bool(_to_card(self))
+            or (self.current is not None and self.current.switch)
+            or self.offset_copy is not None
+        )
+
 
 def adopt(screen: Screen, request: Request) -> int:
     """Make the tree the platform's and write its settings; 0.
@@ -156,8 +168,10 @@ def _adopt(screen: Screen, request: Request) -> int:
     if request.dry_run:
         screen.say("Nothing was changed. Without --dry-run this is done, and --undo takes it back.")
         return 0
-    _ready_to_change(root, "adopt", "stop it first: docker compose stop")
-    changed = _apply(screen, plan)
+    changed = 0
+    if plan.changes:
+        _ready_to_change(root, "adopt", "stop it first: docker compose stop")
+        changed = _apply(screen, plan)
     _write_documents(screen, request.output, documents)
     screen.say(_summary(plan, changed))
     screen.say(_next_steps(request))

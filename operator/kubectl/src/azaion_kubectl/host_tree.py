@@ -210,7 +210,11 @@ def change_owners(
     for number, entry in enumerate(walk(root, names), start=1):
         owner = choose(entry)
         if owner != entry.owner:
-            _give(entry.name, entry.parent, owner, os.O_DIRECTORY if entry.is_directory else os.O_NONBLOCK)
+            flags = os.O_DIRECTORY if entry.is_directory else os.O_NONBLOCK
+            try:
+                _give(entry.name, entry.parent, owner, flags)
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(root / entry.path)) from error
             changed += 1
         if number % _STEP == 0:
             progress(number)
