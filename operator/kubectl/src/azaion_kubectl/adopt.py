@@ -530,7 +530,7 @@ def _for_caller(path: Path) -> None:
 def _summary(plan: Plan, changed: int) -> str:
     what = "was adopted already" if plan.again else "is adopted"
     given = f"{changed:,} files and directories were given to {UID}:{GID}" if changed else "nothing had to change"
-    return f"{plan.layout.root} {what}: {given}. The way back: kubectl azaion adopt {plan.layout.root} --undo"
+    return f"{plan.layout.root} {what}: {given}. The way back: kubectl-azaion adopt {plan.layout.root} --undo"
 
 
 def _next_steps(request: Request) -> str:
