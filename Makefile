@@ -31,7 +31,7 @@ demo-down: .venv/.ready ## remove what `make demo` made
 ## Test it
 
 # Most of these tests wait for somebody else most of the time, so there are more of them than cores.
-ALL_AT_ONCE := -n 3 --dist loadgroup --no-loadscope-reorder
+ALL_AT_ONCE := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: check test test-faults unit apiserver e2e
 check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
@@ -40,7 +40,7 @@ test: check cluster-build charttools-build images-build broker-install clock-ins
 test-faults: .venv/.ready cluster-build images-build broker-install clock-install ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
 unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
-	$(PY) -m pytest tests/unit -m "not slow and not gpu and not faults" -n logical --dist loadgroup
+	$(PY) -m pytest tests/unit -m "not slow and not gpu and not faults" -n logical --dist loadscope
 apiserver: .venv/.ready cluster-build clock-install ## tests against a real API server without a node
 	$(PY) -m pytest tests/apiserver
 e2e: .venv/.ready cluster-build images-build ## end-to-end tests on a real node

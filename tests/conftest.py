@@ -1,24 +1,33 @@
-"""How the tests are dealt out to several processes: `pytest -n 3 --dist loadgroup`."""
+"""How the tests are dealt out to several processes (`pytest -n 3 --dist loadscope`)."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-_HERE = Path(__file__).resolve().parent
 #: Directories whose tests share something costly: a cluster, an API server, a broker. One process runs them all.
 #: The longest begin first. Everything else is dealt out file by file.
 _SHARED = ("e2e", "integration", "apiserver", "cluster")
 
 
-@pytest.hookimpl(tryfirst=True)
+def _scope(nodeid: str) -> str:
+    """What goes to one process, of an id such as tests/e2e/test_people.py::test_a."""
+    path = nodeid.partition("::")[0]
+    directory = path.split("/")[1]
+    return directory if directory in _SHARED else path
+
+
+class _Scheduling(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        return _scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
+    return _Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=lambda item: _SHARED.index(_group(item)) if _group(item) in _SHARED else len(_SHARED))
-
-
-def _group(item: pytest.Item) -> str:
-    place = item.path.relative_to(_HERE)
-    return place.parts[0] if place.parts[0] in _SHARED else str(place)
+    order = {scope: place for place, scope in enumerate(_SHARED)}
+    items.sort(key=lambda item: order.get(_scope(item.nodeid), len(_SHARED)))
