@@ -24,6 +24,7 @@ class _Scheduling(LoadScopeScheduling):
         return _scope(nodeid)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
     return _Scheduling(config, log)
 
