@@ -34,7 +34,7 @@ demo-down: .venv/.ready ## remove what `make demo` made
 ALL_AT_ONCE := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: check test test-faults unit apiserver e2e
-check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
+check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; a minute and a half
 test: check cluster-build charttools-build images-build broker-install clock-install chromium-install ## everything: unit, API-server, browser and end-to-end tests with a few of each fault
 	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu" $(ALL_AT_ONCE) --durations=15
 test-faults: .venv/.ready cluster-build images-build broker-install clock-install ## the long fault series on a real node

@@ -23,7 +23,7 @@ from tests.monitoring.prometheus import Line, Prometheus
 from tests.monitoring.table import promised
 from tests.nvml.library import LIBRARY, VARIABLE, NvmlLibrary
 
-#: Not seen green on a node yet, so it is among the long series.
+#: Five minutes with programs of its own beside the platform, so it is among the long series.
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 CARDS = "azaion-test-nvml"

@@ -133,6 +133,10 @@ def _draw_panel(
             0.5, 0.45, defaults["noValue"], color=_FAINT, size=10, ha="center", va="center", transform=frame.transAxes
         )
         return
+    if panel["type"] != "timeseries":
+        # These ask for the newest value alone: a phase that has passed is in none.
+        newest_s = max(line.times[-1] for _, line in lines)
+        lines = [(name, line) for name, line in lines if line.times[-1] == newest_s]
     if panel["type"] == "timeseries":
         _draw_lines(figure, box, panel, lines, unit)
     elif panel["type"] == "bargauge":
