@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 import pytest
+from tests.loopback import serving
 
 from azaion_api.health import HEALTH_REPORT_KEY, Check, HealthReport, Notice, Outcome, Severity, parse_health_report
 from azaion_operator import health_check
@@ -62,14 +62,8 @@ def hook() -> Iterator[tuple[str, list[Any]]]:
             self.send_response(500 if self.path == "/broken?token=s3cret" else 204)
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", posted
-    server.shutdown()
-    server.server_close()
+    with serving(Handler) as url:
+        yield url, posted
 
 
 def report(*checks: Check, told: Notice | None = None) -> HealthReport:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from api_server import Api, served
+from tests.loopback import serving
 from trainer_make import UID, dataset_status, spec, stage_context, task, wait_until
 
 from azaion_api import logs
@@ -374,9 +376,6 @@ def test_a_webhook_that_is_away_is_told_later_and_its_address_is_never_said(
 
 
 def test_a_webhook_that_takes_it_is_told_once(secrets: Path) -> None:
-    from http.server import BaseHTTPRequestHandler, HTTPServer
-    from threading import Thread
-
     got: list[bytes] = []
 
     class Hook(BaseHTTPRequestHandler):
@@ -385,17 +384,11 @@ def test_a_webhook_that_takes_it_is_told_once(secrets: Path) -> None:
             self.send_response(204)
             self.end_headers()
 
-        def log_message(self, *_: Any) -> None:
-            """Tests are quiet."""
-
-    server = HTTPServer(("127.0.0.1", 0), Hook)
-    Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    (secrets / "hook" / "url").write_text(f"http://127.0.0.1:{server.server_address[1]}/hook")
-    assert notify(notice(), SecretFiles(secrets), (0.0, 0.0)) == 0
-    wait_until(lambda: len(got) == 1, "the message")
+    with serving(Hook) as url:
+        (secrets / "hook" / "url").write_text(f"{url}/hook")
+        assert notify(notice(), SecretFiles(secrets), (0.0, 0.0)) == 0
+        wait_until(lambda: len(got) == 1, "the message")
     assert json.loads(got[0])["event"] == "Promoted"
-    server.shutdown()
-    server.server_close()
 
 
 # Secrets and provisioning

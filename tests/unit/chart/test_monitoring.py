@@ -11,7 +11,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import yaml
 from rendered_chart import ROOT, Chart, Manifest
 from testcluster.monitoring import command
 from tests.images.prometheus.start import translated
+from tests.loopback import serving
 from tests.monitoring import boards
 from tests.monitoring.table import EXEMPT, promised, rows
 
@@ -222,18 +223,8 @@ def webhook() -> Iterator[tuple[str, list[Manifest]]]:
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/", posted
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Handler) as url:
+        yield f"{url}/", posted
 
 
 def eventually(what: str, holds: Callable[[], Any], timeout_s: float = 60.0) -> Any:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import io
 import json
 import tarfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.loopback import serving
 from tests.release import inventory, previous, release, vulnerabilities
 from tests.release.inventory import Component
 
@@ -90,7 +90,7 @@ def database(answer: dict[str, Any] | bytes) -> Iterator[tuple[str, list[Any]]]:
     """A server that speaks the database's protocol and answers this."""
     asked: list[Any] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -99,17 +99,8 @@ def database(answer: dict[str, Any] | bytes) -> Iterator[tuple[str, list[Any]]]:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None:
-            """Says nothing."""
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as url:
+        yield url, asked
 
 
 # The version
