@@ -34,13 +34,21 @@ demo-down: .venv/.ready ## remove what `make demo` made
 ALL_AT_ONCE := -n 3 --dist loadscope --no-loadscope-reorder
 
 .PHONY: check test test-faults unit apiserver e2e
-check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; a minute and a half
+check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
 test: check cluster-build charttools-build images-build broker-install clock-install chromium-install ## everything: unit, API-server, browser and end-to-end tests with a few of each fault
 	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu" $(ALL_AT_ONCE) --durations=15
 test-faults: .venv/.ready cluster-build images-build broker-install clock-install ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
 unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
-	$(PY) -m pytest tests/unit -m "not slow and not gpu and not faults" -n logical --dist loadscope
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit-one-half unit-other-half
+# Torch is imported by one of the two alone, and nothing is collected twice.
+ONE_HALF := $(addprefix tests/unit/,azaion_consumer azaion_kubectl azaion_operator_storage azaion_trainer demo images)
+QUICK := -m "not slow and not gpu and not faults"
+.PHONY: unit-one-half unit-other-half
+unit-one-half:
+	$(PY) -m pytest $(ONE_HALF) $(QUICK)
+unit-other-half:
+	$(PY) -m pytest tests/unit $(addprefix --ignore=,$(ONE_HALF)) $(QUICK)
 apiserver: .venv/.ready cluster-build clock-install ## tests against a real API server without a node
 	$(PY) -m pytest tests/apiserver
 e2e: .venv/.ready cluster-build images-build ## end-to-end tests on a real node

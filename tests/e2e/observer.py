@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -57,23 +58,28 @@ def shared_devices(log: Iterable[str]) -> list[tuple[str, ...]]:
     return found
 
 
-class DeviceObserver(threading.Thread):
-    """Follows all pods of a namespace; begins anew whenever the watch breaks, as it does when the API server goes."""
+class Watch(threading.Thread, ABC):
+    """`kubectl get --watch` line by line; begins anew whenever it breaks, as it does when the API server goes."""
 
-    def __init__(self, access: Access) -> None:
-        super().__init__(name="device-observer", daemon=True)
+    def __init__(self, access: Access, *command: str) -> None:
+        super().__init__(name="watch", daemon=True)
         self._access = access
+        self._command = ("kubectl", "-n", access.namespace, "get", *command, "--watch")
         self._stopping = threading.Event()
         self._watch: subprocess.Popen[str] | None = None
-        self.pods = GpuPods()
+
+    def begin(self) -> None:
+        """Before each watch, whose first lines are what there is."""
+
+    @abstractmethod
+    def see(self, line: str) -> None:
+        """One line that is not empty."""
 
     def run(self) -> None:
-        command = ["kubectl", "-n", self._access.namespace, "get", "pods", "--watch", "--output-watch-events"]
         while not self._stopping.is_set():
-            # The watch begins with every pod there is, so what ended meanwhile is no longer among them.
-            self.pods.live.clear()
+            self.begin()
             self._watch = subprocess.Popen(
-                [*command, "-o", f"jsonpath={_COLUMNS}"],
+                self._command,
                 env={**os.environ, **self._access.environment},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -81,7 +87,7 @@ class DeviceObserver(threading.Thread):
             )
             for line in self._watch.stdout or ():
                 if line.strip():
-                    self.pods.see(line)
+                    self.see(line)
             self._watch.wait()
             self._stopping.wait(0.5)
 
@@ -90,3 +96,18 @@ class DeviceObserver(threading.Thread):
         if self._watch is not None:
             self._watch.terminate()
         self.join(10)
+
+
+class DeviceObserver(Watch):
+    """Follows all pods of a namespace."""
+
+    def __init__(self, access: Access) -> None:
+        super().__init__(access, "pods", "--output-watch-events", "-o", f"jsonpath={_COLUMNS}")
+        self.pods = GpuPods()
+
+    def begin(self) -> None:
+        # What ended meanwhile is no longer among the pods there are.
+        self.pods.live.clear()
+
+    def see(self, line: str) -> None:
+        self.pods.see(line)

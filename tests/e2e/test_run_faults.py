@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from itertools import pairwise
 
 import pytest
 from tests.demo.access import Object, wait_for
-from tests.e2e.observer import DeviceObserver
+from tests.e2e.observer import DeviceObserver, Watch
 from tests.e2e.platform import Platform
 from tests.e2e.story import Story, small_run
 
@@ -33,38 +32,16 @@ POWER_CUTS = max(1, COUNT // 5)
 MINUTES_WITHOUT_KUBELET = 6
 
 
-class Epochs(threading.Thread):
+class Epochs(Watch):
     """Completed epochs of a run in the order in which its status showed them, through every break of the watch."""
 
     def __init__(self, platform: Platform, run: str) -> None:
-        super().__init__(daemon=True)
-        self._platform, self._run = platform, run
-        self._stopping = threading.Event()
-        self._watch: subprocess.Popen[str] | None = None
+        super().__init__(platform.access, "trainingrun", run, "-o", "jsonpath={.status.completedEpochs}{'\\n'}")
         self.seen: list[int] = []
 
-    def run(self) -> None:
-        access = self._platform.access
-        command = ["kubectl", "-n", access.namespace, "get", "trainingrun", self._run, "--watch"]
-        while not self._stopping.is_set():
-            self._watch = subprocess.Popen(
-                [*command, "-o", "jsonpath={.status.completedEpochs}{'\\n'}"],
-                env={**os.environ, **access.environment},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-            )
-            for line in self._watch.stdout or ():
-                if line.strip() and (not self.seen or self.seen[-1] != int(line)):
-                    self.seen.append(int(line))
-            self._watch.wait()
-            self._stopping.wait(0.5)
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._watch is not None:
-            self._watch.terminate()
-        self.join(10)
+    def see(self, line: str) -> None:
+        if not self.seen or self.seen[-1] != int(line):
+            self.seen.append(int(line))
 
 
 @contextmanager

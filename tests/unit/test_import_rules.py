@@ -257,7 +257,11 @@ def importable(package: str) -> list[str]:
     ]
 
 
-@EVERY_PACKAGE
+@pytest.mark.parametrize(
+    # All that torch and ultralytics do when they are imported takes seconds to follow.
+    "package",
+    [pytest.param(name, marks=pytest.mark.slow) if name == "azaion_trainer" else name for name in SOURCES],
+)
 def test_importing_every_module_does_nothing(package: str) -> None:
     """No connection, no file, no thread, no process, no change of logging or of the environment."""
     assert what_importing_does(SOURCES[package].parent, importable(package)) == []

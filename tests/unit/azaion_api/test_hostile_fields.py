@@ -52,7 +52,7 @@ def patterns_of(schema: dict[str, Any]) -> Iterator[str]:
 
 def specs() -> Iterator[tuple[str, str, dict[str, Any]]]:
     for file in sorted(CRDS.glob("*.azaion.com.yaml")):
-        definition = yaml.safe_load(file.read_text())
+        definition = yaml.load(file.read_text(), Loader=yaml.CSafeLoader)
         kind = definition["spec"]["names"]["kind"]
         for version in definition["spec"]["versions"]:
             for path, schema in fields(version["schema"]["openAPIV3Schema"]["properties"]["spec"]):

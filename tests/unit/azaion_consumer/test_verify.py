@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 from consumer_make import created, deleted, file_batch, opened
 
-from azaion_consumer import cli
+from azaion_consumer import cli, commands
 from azaion_consumer.messages import Role
 from azaion_consumer.tree import Tree
 from azaion_consumer.verify import Finding, Kind, verify
@@ -85,6 +86,8 @@ def test_the_command_prints_a_table_or_json_and_tells_by_its_exit_code(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AZAION_TASK", raising=False)
+    # Nobody files anything here, so the second look need not wait.
+    monkeypatch.setattr(commands, "verify", partial(verify, settle_s=0.0))
     sound(tmp_path)
     code, text = run(tmp_path, capsys)
     assert (code, text.splitlines()[1].split()) == (0, ["data", "3", "3"])

@@ -57,6 +57,7 @@ def took_s(began: float) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_server_that_is_not_there_costs_a_training_nothing(
     run: TrackedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -74,6 +75,7 @@ def test_a_server_that_is_not_there_costs_a_training_nothing(
     assert len([r for r in caplog.records if "MLflow does not take what it is told" in r.getMessage()]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_server_that_never_answers_is_waited_for_by_nobody(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     with silent_server() as url:
@@ -90,6 +92,7 @@ def test_a_server_that_never_answers_is_waited_for_by_nobody(run: TrackedRun, mo
         assert took_s(began) < AT_ONCE_S
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_server_that_stops_answering_at_the_end_is_waited_for_no_longer_than_is_said(
     run: TrackedRun, monkeypatch: pytest.MonkeyPatch
@@ -105,6 +108,7 @@ def test_a_server_that_stops_answering_at_the_end_is_waited_for_no_longer_than_i
         assert 1.0 <= took_s(began) < 1.0 + AT_ONCE_S
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_credentials_reach_the_server_in_its_requests_and_no_log(
     run: TrackedRun, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -122,6 +126,7 @@ def test_credentials_reach_the_server_in_its_requests_and_no_log(
     assert "a-token-that-is-secret" not in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 def test_a_server_that_sends_elsewhere_is_not_followed(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
     from azaion_trainer.engine import environment

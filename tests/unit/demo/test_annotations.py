@@ -22,6 +22,7 @@ def scenes() -> list[Scene]:
     return list(make_scenes(dict.fromkeys(scene_names(45), "train"), 96))
 
 
+@pytest.mark.slow
 def test_every_scene_becomes_a_message_with_its_picture_and_boxes(scenes: list[Scene]) -> None:
     decoded = [Decoder(class_count=80).decode(entry) for entry in messages_for(scenes, validated_later=0)]
     assert len(decoded) == len(scenes)

@@ -45,6 +45,7 @@ def test_the_run_waits_for_just_as_many_pictures_as_the_demo_publishes() -> None
     assert document(SAMPLES / "trainingrun-demo.yaml")["metadata"]["name"] == RUN
 
 
+@pytest.mark.slow
 def test_a_scene_is_made_of_the_originals_of_the_split_the_trainer_will_put_it_into() -> None:
     dataset = demo_spec().dataset
     splits = assign(scene_names(SCENES), SplitPlan(dataset.seed, dataset.split, dataset.group_by), {})

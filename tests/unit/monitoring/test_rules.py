@@ -545,6 +545,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> str:
     return " ".join((wrong.stdout + wrong.stderr).split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [pytest.param(c, id=n) for c, n in zip(CASES, NAMES, strict=True) if c.labels])
 def test_an_alert_that_fires_says_what_and_why(case: Case, said: str) -> None:
     assert case.summary in said
