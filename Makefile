@@ -31,7 +31,7 @@ demo-down: .venv/.ready ## remove what `make demo` made
 ## Test it
 
 # Most of these tests wait for somebody else most of the time, so there are more of them than cores.
-ALL_AT_ONCE := -n 3 --dist loadscope --no-loadscope-reorder
+ALL_AT_ONCE := -n 4 --dist loadscope --no-loadscope-reorder
 
 .PHONY: check test test-faults unit apiserver e2e
 check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute

@@ -1,4 +1,4 @@
-"""How the tests are dealt out to several processes (`pytest -n 3 --dist loadscope`)."""
+"""How the tests are dealt out to several processes (`pytest -n 4 --dist loadscope`)."""
 
 from __future__ import annotations
 
