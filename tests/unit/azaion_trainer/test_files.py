@@ -44,11 +44,11 @@ def test_a_link_is_switched_in_one_rename(tmp_path: Path) -> None:
 
 def test_linking_never_hides_a_real_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        files.link_or_copy(tmp_path / "none", tmp_path / "target", lambda: None)
+        files.link_or_copy(tmp_path / "none", tmp_path / "target")
     (tmp_path / "a").write_text("a")
     (tmp_path / "b").write_text("b")
     with pytest.raises(FileExistsError):
-        files.link_or_copy(tmp_path / "a", tmp_path / "b", lambda: None)
+        files.link_or_copy(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_disk_error_while_linking_is_not_answered_with_a_copy(
@@ -61,7 +61,7 @@ def test_a_disk_error_while_linking_is_not_answered_with_a_copy(
 
     monkeypatch.setattr(files.os, "link", fails)
     with pytest.raises(OSError, match="No space"):
-        files.link_or_copy(tmp_path / "a", tmp_path / "b", lambda: None)
+        files.link_or_copy(tmp_path / "a", tmp_path / "b")
     assert not (tmp_path / "b").exists()
 
 

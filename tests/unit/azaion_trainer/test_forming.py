@@ -212,14 +212,14 @@ def test_a_file_replaced_between_check_and_link_is_checked_again(
     real = files.link_or_copy
     done = []
 
-    def replace_once(name: str, target: str, on_copy: object) -> None:
+    def replace_once(name: str, target: str) -> bool:
         source = Path(name)
         if source == replaced and not done:
             done.append(source)
             fresh = source.with_name("fresh")
             fresh.write_text("1 0.25 0.25 0.1 0.1\n")
             fresh.replace(source)
-        real(source, target, on_copy)  # type: ignore[arg-type]
+        return real(source, target)
 
     monkeypatch.setattr(files, "link_or_copy", replace_once)
     formed = form(layout, request(), no_progress)
@@ -234,13 +234,13 @@ def test_a_file_that_turns_bad_between_check_and_link_is_condemned(
     spoilt = layout.labels("data") / "image-00001.txt"
     real = files.link_or_copy
 
-    def spoil(name: str, target: str, on_copy: object) -> None:
+    def spoil(name: str, target: str) -> bool:
         source = Path(name)
         if source == spoilt:
             fresh = source.with_name("fresh")
             fresh.write_text("1 7 7 7 7\n")
             fresh.replace(source)
-        real(source, target, on_copy)  # type: ignore[arg-type]
+        return real(source, target)
 
     monkeypatch.setattr(files, "link_or_copy", spoil)
     formed = form(layout, request(), no_progress)
@@ -254,10 +254,10 @@ def test_an_image_deleted_meanwhile_is_just_not_there(layout: Layout, monkeypatc
     gone = layout.images("data") / "image-00001.jpg"
     real = files.link_or_copy
 
-    def remove(name: str, target: str, on_copy: object) -> None:
+    def remove(name: str, target: str) -> bool:
         if Path(name) == gone:
             gone.unlink(missing_ok=True)
-        real(name, target, on_copy)  # type: ignore[arg-type]
+        return real(name, target)
 
     monkeypatch.setattr(files, "link_or_copy", remove)
     formed = form(layout, request(), no_progress)

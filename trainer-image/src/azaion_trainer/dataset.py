@@ -102,10 +102,10 @@ def sampled(data_set: DataSet, directory: Path, images: int) -> DataSet:
         for part in (target, Path(*_labels_for(target))):
             part.mkdir(parents=True)
         for source, name in pairs[:images]:
-            files.link_or_copy(source / name, target / name, lambda: None)
+            files.link_or_copy(source / name, target / name)
             label = Path(*_labels_for(source)) / f"{os.path.splitext(name)[0]}.txt"
             if label.exists():
-                files.link_or_copy(label, Path(*_labels_for(target)) / label.name, lambda: None)
+                files.link_or_copy(label, Path(*_labels_for(target)) / label.name)
         places[split] = (target,) if pairs else ()
     return DataSet(directory, data_set.names, places)
 

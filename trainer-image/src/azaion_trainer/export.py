@@ -73,7 +73,7 @@ def export_onnx(weights: Path, target: Path, image_size: int, beat: Callable[[],
     target.parent.mkdir(parents=True, exist_ok=True)
     staged = target.with_name(f".{target.stem}.exporting.pt")
     staged.unlink(missing_ok=True)
-    files.link_or_copy(weights, staged, lambda: None)  # ultralytics exports beside the file it is given
+    files.link_or_copy(weights, staged)  # ultralytics exports beside the file it is given
     try:
         beat()
         written = YOLO(str(staged), task="detect").export(

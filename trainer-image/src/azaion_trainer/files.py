@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -65,11 +65,10 @@ def copy_file(source: Path, target: Path) -> None:
         shutil.copyfileobj(reader, writer, _CHUNK_BYTES)
 
 
-def link_or_copy(source: Path | str, target: Path | str, on_copy: Callable[[], None]) -> None:
+def link_or_copy(source: Path | str, target: Path | str) -> bool:
     """Hard-link, so that no space is used twice; copy only where a link cannot reach (another file system).
 
-    `on_copy` is called when it had to be a copy. Raises FileNotFoundError when the source is gone, FileExistsError
-    when the target is there.
+    Whether it is a link. Raises FileNotFoundError when the source is gone, FileExistsError when the target is there.
     """
     try:
         os.link(source, target)
@@ -77,7 +76,8 @@ def link_or_copy(source: Path | str, target: Path | str, on_copy: Callable[[], N
         if isinstance(error, (FileNotFoundError, FileExistsError)) or not _no_link_possible(error):
             raise
         copy_file(Path(source), Path(target))
-        on_copy()
+        return False
+    return True
 
 
 def _no_link_possible(error: OSError) -> bool:

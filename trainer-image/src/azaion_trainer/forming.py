@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from azaion_api.layout import Layout, dated_name
+from azaion_api.layout import IMAGE_SUFFIXES, Layout, dated_name
 from azaion_api.training_run import DatasetStatus
 from azaion_trainer import files
 from azaion_trainer.checked import CheckedPairs
@@ -31,9 +31,9 @@ from azaion_trainer.manifest import (
     digest_line,
     formed_sets,
     images_of,
-    list_images,
+    list_files,
 )
-from azaion_trainer.pairs import FileVersion, MissingLabelError, Pair, UnusableError, check_pair
+from azaion_trainer.pairs import FileVersion, MissingLabelError, Pair, UnusableError, check_pair, label_of
 from azaion_trainer.split import SPLITS, SplitPlan, assign, earlier_groups
 
 log = logging.getLogger(__name__)
@@ -102,11 +102,12 @@ def form(layout: Layout, request: FormingRequest, progress: Progress) -> Formed:
             set_aside(layout, request, (entry.image for entry in manifest.corrupted))
             return Formed(path, manifest)
     offset = stream_offset(layout)
-    survey = _check_source(layout, request, progress)
+    checked = CheckedPairs(layout.root / request.source, len(request.names))
+    survey = _check_source(layout, request, checked, progress)
     earlier = _earlier(layout, request)
     hidden = layout.datasets / f".forming-{request.run_uid[:8]}"
     _sweep(layout, hidden)
-    formed = _fill(layout, request, survey, earlier, hidden)
+    formed = _fill(layout, request, survey, earlier, hidden, checked)
     manifest = msgspec.structs.replace(formed.manifest, stream_offset=offset)
     files.write_bytes(hidden / DATA_FILE, _data_yaml(request.names))
     files.write_bytes(hidden / MANIFEST_FILE, msgspec.json.format(msgspec.json.encode(manifest), indent=1))
@@ -132,19 +133,20 @@ def stream_offset(layout: Layout) -> int | None:
     return min(offsets, default=None)
 
 
-def _check_source(layout: Layout, request: FormingRequest, progress: Progress) -> _Survey:
+def _check_source(layout: Layout, request: FormingRequest, checked: CheckedPairs, progress: Progress) -> _Survey:
     """Judge every pair of the source: those not known to be good are read and decoded, on all cores."""
-    names = list_images(layout.images(request.source))
+    names = list_files(layout.images(request.source), IMAGE_SUFFIXES)
+    labels = list_files(layout.labels(request.source), (".txt",))
     survey = _Survey()
     unlabelled: list[str] = []
-    checked = CheckedPairs(layout.root / request.source, len(request.names))
     unknown = []
-    for name in names:
-        pair = checked.find(name)
+    for name, inode in names.items():
+        pair = checked.find(name, inode, labels)
         if pair is None:
             unknown.append(name)
         else:
-            survey.add(name, pair)
+            survey.good.append(pair)
+    unknown.sort()
     known = len(names) - len(unknown)
     if known:
         progress(known, len(names))
@@ -213,27 +215,39 @@ def _sweep(layout: Layout, hidden: Path) -> None:
             shutil.rmtree(path)
 
 
-def _fill(layout: Layout, request: FormingRequest, survey: _Survey, earlier: Mapping[str, str], hidden: Path) -> Formed:
+def _fill(
+    layout: Layout,
+    request: FormingRequest,
+    survey: _Survey,
+    earlier: Mapping[str, str],
+    hidden: Path,
+    checked: CheckedPairs,
+) -> Formed:
     """Link every good pair into its split and describe what came of it."""
     for split in SPLITS:
         for kind in ("images", "labels"):
             (hidden / split / kind).mkdir(parents=True)
     survey.good.sort(key=lambda pair: pair.image)
-    splits = assign((os.path.splitext(pair.image)[0] for pair in survey.good), request.plan, earlier)
+    stems = [os.path.splitext(pair.image)[0] for pair in survey.good]
+    splits = assign(stems, request.plan, earlier)
     digest = hashlib.sha256()
     counts = dict.fromkeys(SPLITS, 0)
     objects: dict[str, Counter[int]] = {split: Counter() for split in SPLITS}
     condemned = list(survey.condemned)
     linker = _Linker(layout, request, hidden)
-    for pair in survey.good:
-        split = splits[os.path.splitext(pair.image)[0]]
-        linked = linker.link(pair, split)
+    good = []
+    for pair, stem in zip(survey.good, stems, strict=True):
+        split = splits[stem]
+        linked = linker.link(pair, f"{stem}.txt", split)
         if isinstance(linked, Condemned):
             condemned.append(linked)
         elif linked is not None:
+            good.append(linked)
             counts[split] += 1
             objects[split].update(linked.classes)
             digest.update(digest_line(split, linked.image, linked.image_sha256, linked.label_sha256))
+    if linker.checked_again:
+        checked.keep(good)
     if linker.copied:
         log.warning(
             "%d files were copied instead of linked: %s is on another file system than datasets/, or another user's",
@@ -266,23 +280,26 @@ class _Linker:
     _TRIES = 5
 
     def __init__(self, layout: Layout, request: FormingRequest, hidden: Path) -> None:
-        self._images = layout.images(request.source)
-        self._labels = layout.labels(request.source)
+        # Texts, as paths would cost more than the links do.
+        self._images, self._labels = str(layout.images(request.source)), str(layout.labels(request.source))
         self._class_count = len(request.names)
-        self._hidden = hidden
+        self._hidden = str(hidden)
         self.copied = 0
+        #: Pairs whose files were not those that had been checked.
+        self.checked_again = 0
 
-    def link(self, pair: Pair, split: str) -> Pair | Condemned | None:
+    def link(self, pair: Pair, label_name: str, split: str) -> Pair | Condemned | None:
         """The pair that is now in the split; Condemned when it turned bad, None when it has gone meanwhile."""
-        image, label = self._target(split, "images", pair.image), self._target(split, "labels", pair.label)
+        image, label = f"{self._hidden}/{split}/images/{pair.image}", f"{self._hidden}/{split}/labels/{label_name}"
         for _ in range(self._TRIES):
             try:
                 if self._link(f"{self._images}/{pair.image}", image, pair.image_version) and self._link(
-                    f"{self._labels}/{pair.label}", label, pair.label_version
+                    f"{self._labels}/{label_name}", label, pair.label_version
                 ):
                     return pair
                 _unlink(image, label)
-                pair = check_pair(self._images, self._labels, pair.image, self._class_count)
+                self.checked_again += 1
+                pair = check_pair(Path(self._images), Path(self._labels), pair.image, self._class_count)
             except FileNotFoundError:
                 _unlink(image)
                 return None
@@ -291,21 +308,14 @@ class _Linker:
         log.warning("%s is left out: it is replaced over and over", pair.image)
         return None
 
-    def _target(self, split: str, kind: str, name: str) -> str:
-        return f"{self._hidden}/{split}/{kind}/{name}"
-
     def _link(self, source: str, target: str, version: FileVersion) -> bool:
-        """Whether `target` is now the version that was checked. Texts, as paths would cost more than the links do."""
-        copied: list[str] = []
-        try:
-            files.link_or_copy(source, target, lambda: copied.append(target))
-        except FileExistsError:
-            # Two images of one stem share a label.
-            return FileVersion.of(os.stat(target)) == version
-        if copied:
-            self.copied += 1
-            return FileVersion.of(os.stat(source)) == version
-        return FileVersion.of(os.stat(target)) == version
+        """Whether `target` is now the version that was checked."""
+        linked = True
+        # Two images of one stem share a label, which is there already for the second.
+        with contextlib.suppress(FileExistsError):
+            linked = files.link_or_copy(source, target)
+        self.copied += not linked
+        return FileVersion.of(os.stat(target if linked else source)) == version
 
 
 def _unlink(*paths: str) -> None:
@@ -359,7 +369,7 @@ def set_aside(layout: Layout, request: FormingRequest, images: Iterable[str]) ->
             continue
         for directory in (target_images, target_labels, reasons):
             directory.mkdir(parents=True, exist_ok=True)
-        label = f"{os.path.splitext(image)[0]}.txt"
+        label = label_of(image)
         note = {
             "image": image,
             "reason": str(found),

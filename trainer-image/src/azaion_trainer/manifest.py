@@ -57,17 +57,22 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 def list_images(directory: Path) -> list[str]:
     """Names of the image files in a directory, sorted; nothing when the directory is not there."""
+    return sorted(list_files(directory, IMAGE_SUFFIXES))
+
+
+def list_files(directory: Path, suffixes: tuple[str, ...]) -> dict[str, int]:
+    """Inode by name of the files with one of those endings; nothing when the directory is not there."""
     try:
         with os.scandir(directory) as entries:
-            return sorted(
-                entry.name
+            return {
+                entry.name: entry.inode()
                 for entry in entries
                 if not entry.name.startswith(".")
-                and entry.name.lower().endswith(IMAGE_SUFFIXES)
+                and entry.name.lower().endswith(suffixes)
                 and entry.is_file(follow_symlinks=False)
-            )
+            }
     except FileNotFoundError:
-        return []
+        return {}
 
 
 def formed_sets(layout: Layout) -> list[tuple[Path, Manifest]]:

@@ -10,9 +10,9 @@ import re
 import struct
 import threading
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 from PIL import Image, UnidentifiedImageError
 
 #: Extensions ultralytics reads and the annotation contract allows, lower case.
@@ -51,8 +51,7 @@ class MissingLabelError(UnusableError):
     """There is an image, but no label file."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileVersion:
+class FileVersion(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Which version of a file was looked at: files of data/ are replaced by renaming, never written into."""
 
     inode: int
@@ -64,12 +63,10 @@ class FileVersion:
         return FileVersion(status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A good pair as it was read."""
+class Pair(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A good pair as it was read. An array where it is stored, for there are hundreds of thousands."""
 
     image: str
-    label: str
     image_version: FileVersion
     label_version: FileVersion
     image_sha256: bytes
@@ -77,23 +74,31 @@ class Pair:
     #: Class of every object, one byte each.
     classes: bytes
 
+    @property
+    def label(self) -> str:
+        """The label file's name."""
+        return label_of(self.image)
+
+
+def label_of(image: str) -> str:
+    """The name of the label file that belongs to an image."""
+    return f"{os.path.splitext(image)[0]}.txt"
+
 
 def check_pair(images: Path, labels: Path, image: str, class_count: int) -> Pair:
     """Read and judge the image `image` and its label.
 
     Raises UnusableError with the reason, FileNotFoundError when the image is gone, OSError when the storage fails.
     """
-    label = f"{os.path.splitext(image)[0]}.txt"
     image_bytes, image_version = _read(images / image)
     check_image(image_bytes)
     try:
-        label_bytes, label_version = _read(labels / label)
+        label_bytes, label_version = _read(labels / label_of(image))
     except FileNotFoundError:
         raise MissingLabelError("the label file is missing") from None
     classes = parse_label(label_bytes, class_count)
     return Pair(
         image=image,
-        label=label,
         image_version=image_version,
         label_version=label_version,
         image_sha256=hashlib.sha256(image_bytes).digest(),

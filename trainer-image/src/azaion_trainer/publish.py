@@ -115,7 +115,8 @@ def _today() -> date:
 
 def _place(source: Path, target: Path) -> None:
     """The same file in both places, without using its space twice where a hard link can reach."""
-    files.link_or_copy(source, target, lambda: log.info("%s was copied, a hard link could not reach", source.name))
+    if not files.link_or_copy(source, target):
+        log.info("%s was copied, a hard link could not reach", source.name)
 
 
 def _write_card(
@@ -156,7 +157,7 @@ def _keep_foreign(link: Path) -> None:
     if link.exists() and not link.is_symlink():
         kept = link.with_name(f"{link.stem}-before-{_today().isoformat()}.pt")
         if not kept.exists():
-            files.link_or_copy(link, kept, lambda: None)
+            files.link_or_copy(link, kept)
         log.warning("%s was a file, not a link; it is now %s", link.name, kept.name)
 
 

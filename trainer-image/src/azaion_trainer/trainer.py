@@ -512,7 +512,7 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         completed = self.epoch + 1
         epoch_file = weights / f"epoch{completed}.pt"
         epoch_file.unlink(missing_ok=True)
-        files.link_or_copy(self.last, epoch_file, lambda: None)
+        files.link_or_copy(self.last, epoch_file)
         for path in weights.glob("epoch*.pt"):
             number = path.stem.removeprefix("epoch")
             if number.isdigit() and not self._stays(int(number), completed):
