@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,26 @@ def test_only_what_is_new_or_replaced_is_decoded(layout: Layout, decoded: list[s
     label.replace(layout.labels("data") / f"{stems[5]}.txt")
     form(layout, request("22222222-x"), no_progress)
     assert sorted(decoded) == sorted([f"{stems[3]}.jpg", f"{stems[5]}.jpg", "new.jpg"])
+
+
+def test_a_file_that_was_given_the_inode_of_the_one_before_it_is_decoded_once(
+    layout: Layout, decoded: list[str]
+) -> None:
+    stems = add_pairs(layout, 4)
+    first = form(layout, request("11111111-x"), no_progress)
+    shutil.rmtree(first.path)
+    label = layout.labels("data") / f"{stems[2]}.txt"
+    inode = label.stat().st_ino
+    label.write_text("1 0.4 0.4 0.2 0.2\n1 0.6 0.6 0.2 0.2\n")
+    assert label.stat().st_ino == inode
+    decoded.clear()
+    second = form(layout, request("22222222-x"), no_progress)
+    assert decoded == [f"{stems[2]}.jpg"]
+    assert sum(second.manifest.per_class[split].get("square", 0) for split in second.manifest.per_class) == 2
+    assert second.manifest.digest != first.manifest.digest
+    decoded.clear()
+    assert form(layout, request("33333333-x"), no_progress).manifest.digest == second.manifest.digest
+    assert decoded == []
 
 
 def test_a_pair_that_turned_bad_is_found_though_it_was_good(layout: Layout) -> None:
