@@ -37,7 +37,7 @@ ALL_AT_ONCE := -n 4 --dist loadscope --no-loadscope-reorder
 check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
 test: check cluster-build charttools-build images-build broker-install clock-install chromium-install ## everything: unit, API-server, browser and end-to-end tests with a few of each fault
 	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu" $(ALL_AT_ONCE) --durations=15
-test-faults: .venv/.ready cluster-build images-build broker-install clock-install ## the long fault series on a real node
+test-faults: .venv/.ready cluster-build images-build broker-install clock-install loki-build ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
 unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit-one-half unit-other-half
@@ -98,9 +98,11 @@ bench-dataset: .venv/.ready ## forming a data set of 100,000 pairs, as a multipl
 
 ## The test cluster
 
-.PHONY: charttools-build
+.PHONY: charttools-build loki-build
 charttools-build: ## build helm 3 and the checks against Kubernetes 1.30 and 1.37, once (about 4 minutes on 2 cores)
 	$(PYTHON) tests/charttools/charttools.py build
+loki-build: ## build Loki, which the long series ask the documentation's questions, once
+	$(PYTHON) tests/charttools/charttools.py build logs
 
 .PHONY: cluster-build cluster-up cluster-down cluster-shell cluster-check
 cluster-build: ## build the cluster's programs from source, once (about 9 minutes on 2 cores)

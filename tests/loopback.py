@@ -1,12 +1,30 @@
-"""A web server of a test's own, on loopback."""
+"""Free ports, and a web server of a test's own, on loopback."""
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+
+def free_ports(count: int, address: str = "127.0.0.1") -> list[int]:
+    """Ports nobody listens at, each another one."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for found in sockets:
+            found.bind((address, 0))
+        return [found.getsockname()[1] for found in sockets]
+    finally:
+        for found in sockets:
+            found.close()
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port nobody listens at."""
+    return free_ports(1, address)[0]
 
 
 @contextmanager

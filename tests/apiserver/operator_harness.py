@@ -13,7 +13,6 @@ import itertools
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +26,7 @@ from typing import Any, TypeVar
 import msgspec
 import yaml
 from real_api import MERGE_PATCH, Document, Namespace, RealApi
+from tests.loopback import free_ports
 
 from azaion_api.names import JobStage, Kind, report_key, run_report
 from azaion_api.outcome import AttemptReason, Termination
@@ -107,7 +107,7 @@ class Operator:
 
     def start(self, *, wait: bool = True) -> None:
         number = next(self._numbers)
-        self.port, self.status_port = _free_port(), _free_port()
+        self.port, self.status_port = free_ports(2)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("KUBERNETES_")}
         environment |= {
             "KUBECONFIG": str(self._kubeconfig),
@@ -163,13 +163,6 @@ class Operator:
             self._process.send_signal(number)
             self._process.wait(30)
             self._process = None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _with_the_charts_rights(namespace: Namespace, environment: dict[str, str], directory: Path) -> Path:

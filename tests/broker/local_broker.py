@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.broker.certificates import write_certificates
+from tests.loopback import free_ports
 
 _SERVER = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 _CONTROL = Path("/usr/lib/rabbitmq/bin/rabbitmqctl")
@@ -31,7 +32,7 @@ class LocalBroker:
         self.directory = directory
         self.username = "annotator"
         self.password = "first password"
-        self.amqp_port, self.stream_port, self.tls_port, self._dist_port, self._epmd_port = _free_ports(5)
+        self.amqp_port, self.stream_port, self.tls_port, self._dist_port, self._epmd_port = free_ports(5)
         self.host = host
         self._process: subprocess.Popen[bytes] | None = None
         self._log = directory / "console.log"
@@ -211,14 +212,3 @@ def _accepts(host: str, port: int) -> bool:
 def _pause() -> None:
     """Between two looks at something that cannot be waited for."""
     time.sleep(0.1)
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()

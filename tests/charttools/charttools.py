@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Programs that check the chart against what the test cluster does not run: the other major version of helm, and the
-types of the oldest and the newest Kubernetes it is for.
+"""Programs that check the chart against what the test cluster does not run.
 
-    charttools.py build        build them from their Go modules; minutes once, then nothing
-    charttools.py path         print the directory they are in
+    charttools.py build            build the other major version of helm, and the types of the oldest and the newest
+                                   Kubernetes the chart is for, from their Go modules; minutes once, then nothing
+    charttools.py build logs       build Loki
+    charttools.py path [logs]      print the directory they are in
 
 They are kept beside the test cluster's programs, each set by the hash of what it is built from.
 """
@@ -24,11 +25,14 @@ if str(SOURCE.parent / "cluster") not in sys.path:
 
 from testcluster.layout import cache_directory, locked  # noqa: E402
 
-#: Program -> the module file its versions come from, and the package it is.
+#: Set -> program -> the module file its versions come from, and the package it is.
 PROGRAMS = {
-    "helm-3": ("helm-3.mod", "helm.sh/helm/v3/cmd/helm"),
-    "manifestcheck-1.30": ("kube-1.30.mod", "."),
-    "manifestcheck-1.37": ("go.mod", "."),
+    "chart": {
+        "helm-3": ("helm-3.mod", "helm.sh/helm/v3/cmd/helm"),
+        "manifestcheck-1.30": ("kube-1.30.mod", "."),
+        "manifestcheck-1.37": ("go.mod", "."),
+    },
+    "logs": {"loki": ("loki.mod", "github.com/grafana/loki/v3/cmd/loki")},
 }
 #: The same as the test cluster's, so that what both need is compiled once.
 _FLAGS = ("-trimpath", "-buildvcs=false", "-tags", "no_btrfs,no_zfs,no_devmapper")
@@ -44,34 +48,37 @@ class BuildError(Exception):
     """A program cannot be built; the text holds the compiler's words."""
 
 
-def directory() -> Path:
-    """Where the programs for the sources as they are lie, built or not."""
-    digest = hashlib.sha256(repr((PROGRAMS, _FLAGS, _LINKED)).encode())
-    for path in sorted([*SOURCE.glob("*.mod"), *SOURCE.glob("*.sum"), SOURCE / "main.go"]):
-        digest.update(f"{path.name}\0".encode() + path.read_bytes())
+def directory(chosen: str = "chart") -> Path:
+    """Where the programs of a set lie for the sources as they are, built or not."""
+    programs = PROGRAMS[chosen]
+    digest = hashlib.sha256(repr((programs, _FLAGS, _LINKED)).encode())
+    modules = [Path(module) for module, _ in programs.values()]
+    own = ["main.go"] if any(package == "." for _, package in programs.values()) else []
+    for name in sorted([*map(str, modules), *(str(module.with_suffix(".sum")) for module in modules), *own]):
+        digest.update(f"{name}\0".encode() + (SOURCE / name).read_bytes())
     return cache_directory() / f"charttools-{digest.hexdigest()[:16]}"
 
 
-def built() -> Path | None:
+def built(chosen: str = "chart") -> Path | None:
     """The directory of the programs, or None when they must be built first."""
-    found = directory()
+    found = directory(chosen)
     return found if found.is_dir() else None
 
 
-def build() -> Path:
+def build(chosen: str = "chart") -> Path:
     """The programs' directory, built now unless it is there. Raises BuildError."""
-    if (found := built()) is not None:
+    if (found := built(chosen)) is not None:
         return found
     if shutil.which("go") is None:
-        raise BuildError("building helm 3 and the checks of the manifests needs Go 1.26 or newer on the PATH")
-    final = directory()
+        raise BuildError(f"building {', '.join(PROGRAMS[chosen])} needs Go 1.26 or newer on the PATH")
+    final = directory(chosen)
     with locked(final.parent):
-        if (found := built()) is not None:
+        if (found := built(chosen)) is not None:
             return found
         temporary = final.with_name(f".{final.name}-{os.getpid()}")
         temporary.mkdir()
         try:
-            for name, (module, package) in PROGRAMS.items():
+            for name, (module, package) in PROGRAMS[chosen].items():
                 print(f"building {name}", file=sys.stderr, flush=True)
                 done = subprocess.run(
                     [
@@ -101,11 +108,13 @@ def build() -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("build", "path"))
-    if parser.parse_args().command == "path":
-        print(directory())
+    parser.add_argument("programs", nargs="?", choices=tuple(PROGRAMS), default="chart")
+    given = parser.parse_args()
+    if given.command == "path":
+        print(directory(given.programs))
         return 0
     try:
-        print(f"helm 3 and the checks of the manifests are in {build()}")
+        print(f"{', '.join(PROGRAMS[given.programs])}: in {build(given.programs)}")
     except BuildError as error:
         print(f"charttools.py: {error}", file=sys.stderr)
         return 1

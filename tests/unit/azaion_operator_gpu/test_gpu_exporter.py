@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.loopback import free_port
 from tests.nvml.library import NvmlLibrary
 
 from azaion_operator.gpu_exporter import STALE_S, Card, CardCollector, Reading, Watcher
@@ -60,9 +60,7 @@ class Exporter:
 
 @contextmanager
 def exporter(environment: dict[str, str]) -> Iterator[Exporter]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-c", "import sys; from azaion_operator.cli import main; sys.exit(main(['gpu']))"]
     process = subprocess.Popen(
         command,

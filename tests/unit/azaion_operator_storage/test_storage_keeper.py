@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tests.loopback import free_port
 
 from azaion_api.layout import Layout
 from azaion_api.report import parse_storage_report
@@ -351,13 +351,6 @@ def test_reports_carry_the_pod_and_rising_numbers(keeper: Keeper, layout: Layout
     assert first.pod_uid == second.pod_uid == POD
     assert second.sequence > first.sequence
     assert second.base_models == ("yolo26m.pt",)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def test_a_wrong_setting_ends_the_pod_with_a_sentence() -> None:

@@ -14,15 +14,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from tests.loopback import serving
-
-
-def free_port() -> int:
-    """A port nobody listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+from tests.loopback import free_port, serving
 
 
 def answers(url: str) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from mlflow_server import answering_server, free_port, mlflow_server, silent_server
+from mlflow_server import answering_server, mlflow_server, silent_server
+from tests.loopback import free_port
 from trainer_make import UID, spec, stage_context, storage_tree, task, wait_until
 
 from azaion_api.names import JobStage

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import threading
 import time
@@ -15,6 +14,7 @@ import pytest
 from rendered_chart import Chart
 from testcluster.monitoring import command
 from tests.images.prometheus.start import pod_targets, translated
+from tests.loopback import free_port
 from tests.monitoring.prometheus import Prometheus, QueryError
 
 from azaion_api.pages import METRICS_TYPE, Answer, PageServer
@@ -44,12 +44,6 @@ def pod(name: str, component: str, port: int, port_name: str = "http", **more: A
         },
         "status": {"podIP": ADDRESS, "phase": more.pop("phase", "Running")},
     }
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind((ADDRESS, 0))
-        return int(found.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +76,7 @@ def prometheus(chart: Chart, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     (directory / "prometheus.yaml").write_text(config)
     (directory / "pod.json").write_text(json.dumps(list(pod_targets(pods))))
     (directory / "node.json").write_text("[]")
-    port = free_port()
+    port = free_port(ADDRESS)
     arguments = chart.one("StatefulSet", "azaion-prometheus", BUNDLE)["spec"]["template"]["spec"]["containers"][0][
         "args"
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from urllib.error import URLError
 
 import pytest
 from rendered_chart import Chart, Manifest
+from tests.loopback import free_port
 
 from azaion_operator.settings import MlflowSettings, read_settings
 
@@ -73,13 +73,6 @@ def operator_environment(chart: Chart) -> list[Manifest]:
     (container,) = chart.one("Deployment", "azaion-operator")["spec"]["template"]["spec"]["containers"]
     found: list[Manifest] = container["env"]
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def answer(url: str, process: subprocess.Popen[bytes], log: Path) -> bytes:
