@@ -35,7 +35,6 @@ from azaion_api.training_run import DatasetStatus, EvaluationStatus, PublishedMo
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parents[2]
-CHART = ROOT / "charts" / "azaion"
 IMAGE = "docker.io/azaion/trainer:0.1.0"
 NODE = "node-1"
 STAGES = {
@@ -78,12 +77,12 @@ def new_namespace(api: RealApi, name: str) -> Namespace:
 class Operator:
     """The operator's process. Its rights are the chart's Role in the test's namespace."""
 
-    def __init__(self, namespace: Namespace, environment: dict[str, str], directory: Path) -> None:
+    def __init__(self, namespace: Namespace, directory: Path) -> None:
         self._namespace = namespace
         self._directory = directory
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
-        self._kubeconfig = _with_the_charts_rights(namespace, environment, directory)
+        self._kubeconfig = _with_the_charts_rights(namespace, directory)
         self.port = 0
         self.status_port = 0
         self.trainer_image = IMAGE
@@ -165,20 +164,12 @@ class Operator:
             self._process = None
 
 
-def _with_the_charts_rights(namespace: Namespace, environment: dict[str, str], directory: Path) -> Path:
+def _with_the_charts_rights(namespace: Namespace, directory: Path) -> Path:
     """A kubeconfig of the operator's ServiceAccount, bound to the Role the chart gives it."""
-    command = ["helm", "template", "azaion", str(CHART), "--namespace", namespace.name]
-    rights = subprocess.run(
-        [*command, "--show-only", "templates/operator-rights.yaml"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **environment},
-    )
     api = namespace.api
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "azaion-operator"}}
     api.output("apply", "-n", namespace.name, "-f", "-", stdin=account)
-    for document in yaml.safe_load_all(rights.stdout):
+    for document in api.rendered("templates/operator-rights.yaml", namespace.name):
         api.output("apply", "-n", namespace.name, "-f", "-", stdin=document)
     token = api.output("create", "token", "-n", namespace.name, "azaion-operator", "--duration=2h").strip()
     config = {

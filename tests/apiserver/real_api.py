@@ -23,6 +23,7 @@ Document = dict[str, Any]
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 SERVER_SIDE_APPLY = "application/apply-patch+yaml"
+CHART = Path(__file__).resolve().parents[2] / "charts" / "azaion"
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,12 @@ class RealApi:
             pair.flush()
             context.load_cert_chain(pair.name)
         self._connection = http.client.HTTPSConnection(self.host, self.port, context=context, timeout=30)
+
+    def rendered(self, template: str, namespace: str) -> list[Document]:
+        """The objects of one of the chart's templates, with its default values."""
+        command = ["helm", "template", "azaion", str(CHART), "--namespace", namespace, "--show-only", template]
+        text = subprocess.run(command, capture_output=True, text=True, check=True, env=self.environment).stdout
+        return [found for found in yaml.safe_load_all(text) if found]
 
     def request(self, method: str, path: str, body: object = None, content_type: str = JSON) -> Answer:
         """One request, with the administrator's rights."""

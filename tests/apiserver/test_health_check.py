@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-import yaml
-from operator_harness import CHART
 from real_api import Namespace
 
 from azaion_api.health import HealthReport, Outcome, Severity, parse_health_report
@@ -22,15 +18,7 @@ from azaion_operator.health_check import check
 def client(namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PodClient:
     """What the CronJob's pod has: its ServiceAccount's token, bound to the chart's roles."""
     api = namespace.api
-    command = ["helm", "template", "azaion", str(CHART), "--namespace", namespace.name]
-    rendered = subprocess.run(
-        [*command, "--show-only", "templates/health.yaml"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, **api.environment},
-    )
-    for document in yaml.safe_load_all(rendered.stdout):
+    for document in api.rendered("templates/health.yaml", namespace.name):
         api.output("apply", "-n", namespace.name, "-f", "-", stdin=document)
     token = api.output("create", "token", "-n", namespace.name, "azaion-health", "--duration=1h").strip()
     (tmp_path / "token").write_text(token)

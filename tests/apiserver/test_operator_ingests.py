@@ -23,7 +23,7 @@ def namespace(api: RealApi) -> Namespace:
 
 @pytest.fixture(scope="module")
 def one_operator(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    found = Operator(namespace, namespace.api.environment, tmp_path_factory.mktemp("operator"))
+    found = Operator(namespace, tmp_path_factory.mktemp("operator"))
     found.start()
     try:
         yield found

@@ -68,7 +68,7 @@ def node(namespace: Namespace) -> Node:
 
 @pytest.fixture
 def operator(namespace: Namespace, node: Node, tmp_path: Path) -> Iterator[Operator]:
-    found = Operator(namespace, namespace.api.environment, tmp_path)
+    found = Operator(namespace, tmp_path)
     found.start()
     yield found
     node.clear()

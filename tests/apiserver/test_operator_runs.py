@@ -28,7 +28,7 @@ def namespace(api: RealApi) -> Namespace:
 
 @pytest.fixture(scope="module")
 def one_operator(namespace: Namespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    found = Operator(namespace, namespace.api.environment, tmp_path_factory.mktemp("operator"))
+    found = Operator(namespace, tmp_path_factory.mktemp("operator"))
     try:
         yield found
     finally:
@@ -543,7 +543,7 @@ def test_a_standby_takes_over_when_the_acting_operator_is_gone(
 ) -> None:
     directory = tmp_path / "standby"
     directory.mkdir()
-    standby = Operator(namespace, namespace.api.environment, directory)
+    standby = Operator(namespace, directory)
     standby.pod_uid = "standby-pod"
     standby.start()
     try:

@@ -5,17 +5,12 @@ It needs those tests: alone it has nothing to look at.
 
 from __future__ import annotations
 
-import subprocess
-from pathlib import Path
-
 import pytest
-import yaml
 from cluster import Cluster
 from real_api import RealApi
 from tests.e2e import audit
 
 pytestmark = pytest.mark.faults
-CHART = Path(__file__).resolve().parents[2] / "charts" / "azaion"
 OPERATOR = "azaion-operator"
 #: Granted and never used by itself: nobody can grant a pod what they may not do themselves.
 FOR_OTHERS = {("", "configmaps", "patch")}
@@ -34,9 +29,8 @@ def requests(api: RealApi, control_plane: Cluster) -> list[audit.Request]:
 
 @pytest.fixture(scope="module")
 def granted(api: RealApi) -> set[tuple[str, str, str]]:
-    command = ["helm", "template", "azaion", str(CHART), "--show-only", "templates/operator-rights.yaml"]
-    text = subprocess.run(command, capture_output=True, text=True, check=True, env=api.environment).stdout
-    return {right for m in yaml.safe_load_all(text) if m and m["kind"] == "Role" for right in audit.granted(m)}
+    roles = [found for found in api.rendered("templates/operator-rights.yaml", "azaion") if found["kind"] == "Role"]
+    return {right for role in roles for right in audit.granted(role)}
 
 
 def test_the_operator_was_denied_nothing(requests: list[audit.Request]) -> None:
