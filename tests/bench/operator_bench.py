@@ -97,7 +97,7 @@ class Bench:
         api = RealApi(self._environment)
         self._namespace = new_namespace(api, f"bench-{os.getpid()}-{number}")
         self._bare = new_namespace(api, f"bench-{os.getpid()}-{number}-bare").name
-        self._operator = Operator(self._namespace, self._environment, directory)
+        self._operator = Operator(self._namespace, directory)
 
     @property
     def _node(self) -> Node:
