@@ -118,7 +118,7 @@ cluster-check: .venv/.ready ## check that a cluster can run the platform (CLUSTE
 
 ## Build it
 
-.PHONY: images images-build release generate golden lock venv clean
+.PHONY: images images-build release generate dashboards-pictures golden lock venv clean
 images: images-build ## build the operator, consumer, trainer and test images (ENGINE=buildah, docker, podman or nerdctl)
 images-build:
 	$(IMAGES) build $(if $(ENGINE),--engine $(ENGINE))
@@ -131,6 +131,8 @@ generate: .venv/.ready ## write the CRDs, the list of ultralytics arguments, the
 	$(PY) -m azaion_api.crd charts/azaion/files/crds
 	$(PY) charts/dashboards.py --write
 	$(PY) tests/charttools/values_table.py --write
+dashboards-pictures: .venv/.ready ## draw the dashboards of a running installation into docs/ (RUN=name; KUBECONFIG as in make cluster-shell)
+	$(PY) tests/monitoring/pictures.py --run $(RUN)
 golden: .venv/.ready cluster-build ## write what the chart renders anew into tests/unit/chart/golden; look at the difference
 	$(PY) tests/unit/chart/golden.py
 lock: .venv/.ready ## resolve the dependencies anew into the hash-pinned requirement files

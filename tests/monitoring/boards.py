@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.monitoring.prometheus import Line
+from tests.monitoring.prometheus import Line, Prometheus
 
 DASHBOARDS = Path(__file__).resolve().parents[2] / "charts" / "azaion" / "files" / "dashboards"
 Document = dict[str, Any]
-#: Lines of a query.
-Ask = Callable[[str], list[Line]]
+#: Seconds between two values of a line that is drawn.
+STEP_S = 15.0
 
 _COLOURS = {"green": "#73bf69", "orange": "#ff9830", "red": "#f2495c"}
 _INK, _FAINT, _PAPER, _PANEL = "#d8d9da", "#8e8e8e", "#111217", "#181b1f"
@@ -85,7 +86,27 @@ def named(line: Line, legend: str) -> str:
     return re.sub(r"\{\{\s*(\w+)\s*\}\}", lambda found: line.labels.get(found[1], ""), legend)
 
 
-def draw(document: Document, variables: Mapping[str, str], ask: Ask, path: Path) -> None:
+@dataclass(frozen=True)
+class Period:
+    """What a dashboard shows: the variables' values and a stretch of time, in seconds since the epoch."""
+
+    prometheus: Prometheus
+    variables: Mapping[str, str]
+    start_s: float
+    end_s: float
+
+    def lines(self, expr: str) -> list[Line]:
+        """Lines of a query without the moments in which they had no value."""
+        found = []
+        for line in self.prometheus.over(filled(expr, self.variables), self.start_s, self.end_s, STEP_S):
+            points = [(at, value) for at, value in zip(line.times, line.values, strict=True) if math.isfinite(value)]
+            if points:
+                times, values = zip(*points, strict=True)
+                found.append(Line(line.labels, times, values))
+        return found
+
+
+def draw(document: Document, period: Period, path: Path) -> None:
     """Write the dashboard as a PNG. A panel without data shows its own words for that."""
     import matplotlib as mpl
 
@@ -108,14 +129,12 @@ def draw(document: Document, variables: Mapping[str, str], ask: Ask, path: Path)
         place = panel["gridPos"]
         left, bottom = place["x"] / 24, top * (1 - (place["y"] + place["h"]) / height)
         box = (left + 0.004, bottom + 0.004, place["w"] / 24 - 0.008, top * place["h"] / height - 0.008)
-        _draw_panel(figure, box, panel, variables, ask)
+        _draw_panel(figure, box, panel, period)
     figure.savefig(path, dpi=80, facecolor=_PAPER, pil_kwargs={"optimize": True})
     plt.close(figure)
 
 
-def _draw_panel(
-    figure: Any, box: tuple[float, float, float, float], panel: Document, variables: Mapping[str, str], ask: Ask
-) -> None:
+def _draw_panel(figure: Any, box: tuple[float, float, float, float], panel: Document, period: Period) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     unit = defaults.get("unit", "short")
     frame = figure.add_axes(box, facecolor=_PANEL)
@@ -126,19 +145,19 @@ def _draw_panel(
     lines = [
         (named(line, target["legendFormat"]), line)
         for target in panel["targets"]
-        for line in ask(filled(target["expr"], variables))
+        for line in period.lines(target["expr"])
     ]
+    if panel["type"] != "timeseries":
+        # These ask for the newest value alone: of a phase that has passed there is none.
+        newest_s = max([period.end_s - 2 * STEP_S, *(line.times[-1] for _, line in lines)])
+        lines = [(name, line) for name, line in lines if line.times[-1] >= newest_s]
     if not lines:
         frame.text(
             0.5, 0.45, defaults["noValue"], color=_FAINT, size=10, ha="center", va="center", transform=frame.transAxes
         )
         return
-    if panel["type"] != "timeseries":
-        # These ask for the newest value alone: a phase that has passed is in none.
-        newest_s = max(line.times[-1] for _, line in lines)
-        lines = [(name, line) for name, line in lines if line.times[-1] == newest_s]
     if panel["type"] == "timeseries":
-        _draw_lines(figure, box, panel, lines, unit)
+        _draw_lines(figure, box, panel, lines, unit, period)
     elif panel["type"] == "bargauge":
         _draw_bars(figure, box, lines, unit, defaults.get("max"))
     else:
@@ -153,12 +172,20 @@ def _colour(value: float, steps: list[Document]) -> str:
     return _COLOURS[passed[-1]]
 
 
-def _draw_lines(figure: Any, box: Any, panel: Document, lines: list[tuple[str, Line]], unit: str) -> None:
+def _draw_lines(
+    figure: Any, box: Any, panel: Document, lines: list[tuple[str, Line]], unit: str, period: Period
+) -> None:
     import matplotlib.dates as dates
 
     left, bottom, width, height = box
-    axes = figure.add_axes((left + 0.034, bottom + 0.16 * height, width - 0.04, 0.66 * height), facecolor=_PANEL)
-    for number, (name, line) in enumerate(lines[:10]):
+    lines = lines[:12]
+    columns = 3 if width > 0.3 else 2
+    rows = math.ceil(len(lines) / columns)
+    legend = 0.08 + 0.055 * rows
+    axes = figure.add_axes(
+        (left + 0.034, bottom + (legend + 0.07) * height, width - 0.044, (0.77 - legend) * height), facecolor=_PANEL
+    )
+    for number, (name, line) in enumerate(lines):
         times = [datetime.fromtimestamp(moment, UTC) for moment in line.times]
         axes.plot(
             times,
@@ -166,7 +193,7 @@ def _draw_lines(figure: Any, box: Any, panel: Document, lines: list[tuple[str, L
             color=_CYCLE[number % len(_CYCLE)],
             lw=1.2,
             marker="." if len(times) < 8 else "",
-            label=name,
+            label=name[:30],
         )
     for step in panel["fieldConfig"]["defaults"]["thresholds"]["steps"]:
         low, high = axes.get_ylim()
@@ -175,14 +202,23 @@ def _draw_lines(figure: Any, box: Any, panel: Document, lines: list[tuple[str, L
     if panel["fieldConfig"]["defaults"].get("min") == 0 and all(min(line.values) >= 0 for _, line in lines):
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _position: shown(value, unit))
+    axes.set_xlim(datetime.fromtimestamp(period.start_s, UTC), datetime.fromtimestamp(period.end_s, UTC))
+    axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=3, maxticks=6))
     axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
-    axes.locator_params(axis="x", nbins=5)
     axes.locator_params(axis="y", nbins=4)
     axes.tick_params(colors=_FAINT, labelsize=6, length=2)
     axes.grid(color="#2c3235", lw=0.5)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.legend(fontsize=6, labelcolor=_INK, frameon=False, loc="upper left", ncols=2 if len(lines) > 4 else 1)
+    axes.legend(
+        fontsize=6,
+        labelcolor=_INK,
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(left + 0.004, bottom + 0.01 * height),
+        bbox_transform=figure.transFigure,
+        ncols=columns,
+    )
 
 
 def _draw_bars(figure: Any, box: Any, lines: list[tuple[str, Line]], unit: str, largest: float | None) -> None:
