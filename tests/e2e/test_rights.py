@@ -71,7 +71,8 @@ def rules_of(platform: Platform, account: str) -> list[Object]:
     user = f"system:serviceaccount:{NAMESPACE}:{account}"
     group = f"--as-group=system:serviceaccounts:{NAMESPACE}"
     said = platform.access.kubectl(
-        "create", "-f", "-", "-o", "json", f"--as={user}", group, "--as-group=system:authenticated",
+        "create", "--validate=false", "-f", "-", "-o", "json",
+        f"--as={user}", group, "--as-group=system:authenticated",
         text=json.dumps(review),
     )  # fmt: skip
     found: list[Object] = json.loads(said)["status"]["resourceRules"]
