@@ -293,9 +293,11 @@ def measure_throughput(broker: LocalBroker, workload: Workload, directory: Path,
     return rows
 
 
-def measure_latency(broker: LocalBroker, directory: Path, seconds: int, image_bytes: int) -> dict[str, float]:
-    """Milliseconds from publish to durable, with nothing else going on."""
-    bench = _bench(broker, f"live-{image_bytes}", directory)
+def measure_latency(
+    broker: LocalBroker, directory: Path, seconds: int, image_bytes: int, number: int
+) -> dict[str, float]:
+    """Milliseconds from publish to durable, with nothing else going on; each run has a stream of its own."""
+    bench = _bench(broker, f"live-{image_bytes}-{number}", directory)
     bench.create_stream()
     consumer = bench.start(quiet=True)
     wait_for("the subscription", lambda: "reading the stream" in consumer.log or None)
@@ -405,7 +407,10 @@ def main() -> int:
                         )
             if given.only in (None, "latency"):
                 for image_bytes in (1_000, 50_000):
-                    rows = [measure_latency(broker, directory / "live", 20, image_bytes) for _ in range(given.runs)]
+                    rows = [
+                        measure_latency(broker, directory / "live", 20, image_bytes, number)
+                        for number in range(given.runs)
+                    ]
                     for key in rows[0]:
                         values = spread([row[key] for row in rows])
                         print(
