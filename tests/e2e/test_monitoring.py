@@ -314,6 +314,7 @@ def test_no_line_holds_a_password_a_token_or_an_image(platform: Platform, logs: 
 
 #: Questions of docs/observability.md to which a story in which all goes well rightly has no answer, and why.
 UNANSWERED = {
+    "What went wrong anywhere?": "nothing did",
     "Which messages were set aside?": "no message was bad",
     "Did the operator lose a watch?": "the API server was always there",
     "How many errors an hour, by component?": "nothing went wrong",
@@ -352,6 +353,9 @@ def test_loki_answers_the_common_questions(stored: Loki, pod_logs: list[PodLog])
         for question, query in questions().items()
     }
     assert {question for question, found in answers.items() if not found} <= set(UNANSWERED)
+    everything = [line for log in pod_logs for line in log.lines]
+    wrong = [line for line in everything if json.loads(line)["level"] in ("ERROR", "WARN")]
+    assert sorted(answers["What went wrong anywhere?"]) == sorted(wrong)
     of_run = [json.loads(line) for log in pod_logs if log.labels.get("run") == RUN for line in log.lines]
     assert len(answers["What did a run say, over all its attempts?"]) == min(len(of_run), 1000)
     epochs_s = [line["context"]["seconds"] for line in of_run if line["message"] == "epoch done"]
