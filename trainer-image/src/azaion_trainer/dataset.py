@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from azaion_trainer.cores import available_cores
 from azaion_trainer.failures import BadDataError, BadSpecError
 from azaion_trainer.forming import Progress
 from azaion_trainer.manifest import DATA_FILE, MANIFEST_FILE, Manifest, digest_line, list_images, read_manifest
-from azaion_trainer.pairs import UnusableError, check_image, check_pair
+from azaion_trainer.pairs import UnusableError, check_image, check_pair, label_of
 from azaion_trainer.split import SPLITS
 from azaion_trainer.stage import StageContext
 
@@ -103,7 +102,7 @@ def sampled(data_set: DataSet, directory: Path, images: int) -> DataSet:
             part.mkdir(parents=True)
         for source, name in pairs[:images]:
             files.link_or_copy(source / name, target / name)
-            label = Path(*_labels_for(source)) / f"{os.path.splitext(name)[0]}.txt"
+            label = Path(*_labels_for(source)) / label_of(name)
             if label.exists():
                 files.link_or_copy(label, Path(*_labels_for(target)) / label.name)
         places[split] = (target,) if pairs else ()
@@ -206,7 +205,7 @@ def verify(data_set: DataSet, progress: Progress) -> DatasetStatus:
 
 def _existing_line(data_set: DataSet, split: str, directory: Path, name: str, plain: bool) -> bytes:
     labels = Path(*_labels_for(directory))
-    if plain and not (labels / f"{os.path.splitext(name)[0]}.txt").exists():
+    if plain and not (labels / label_of(name)).exists():
         content = (directory / name).read_bytes()
         check_image(content)
         return digest_line(split, name, hashlib.sha256(content).digest(), b"")
