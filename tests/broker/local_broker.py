@@ -164,6 +164,8 @@ class LocalBroker:
             "RABBITMQ_MNESIA_BASE": str(d / "mnesia"),
             "RABBITMQ_LOG_BASE": str(d / "log"),
             "RABBITMQ_PID_FILE": str(d / "pid"),
+            # Of a broker that a test kills; Erlang writes it where it was started.
+            "ERL_CRASH_DUMP": str(d / "erl_crash.dump"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2",
         }
 

@@ -61,6 +61,8 @@ class ExportFormat(enum.StrEnum):
     """Formats a model is exported to."""
 
     ONNX = "ONNX"
+    TENSOR_RT = "TensorRT"
+    RKNN = "RKNN"
 
 
 class ModelFormat(enum.StrEnum):
@@ -68,6 +70,8 @@ class ModelFormat(enum.StrEnum):
 
     PYTORCH = "PyTorch"
     ONNX = "ONNX"
+    TENSOR_RT = "TensorRT"
+    RKNN = "RKNN"
 
 
 class Promotion(enum.StrEnum):
@@ -341,7 +345,10 @@ class Export(Resource, frozen=True, kw_only=True):
         tuple[ExportFormat, ...],
         Meta(
             max_length=4,
-            description="Formats beside the .pt itself.",
+            description=(
+                "Formats beside the .pt itself. The others are made from ONNX, which is exported with them: a TensorRT "
+                "engine where the training has a GPU and the trainer's image has TensorRT, RKNN by an exporter added to it."
+            ),
             extra_json_schema={"x-kubernetes-list-type": "set"},
         ),
     ] = (ExportFormat.ONNX,)
@@ -1022,6 +1029,10 @@ class EvaluationStatus(Resource, frozen=True, kw_only=True):
     ) = None
     hard_samples: Annotated[int, Meta(description="Images with a missed or low-confidence object.")] = 0
     images: Annotated[int, Meta(description="Images evaluated.")] = 0
+    export_message: (
+        Annotated[str, Meta(max_length=1024, description="What could not be exported, and why; the model is kept.")]
+        | None
+    ) = None
 
 
 class Attempt(Resource, frozen=True, kw_only=True):

@@ -13,7 +13,6 @@ from azaion_api.task import NoticeEvent, RunTask
 from azaion_api.training_run import (
     FINISHED_PHASES,
     Attempt,
-    ExportFormat,
     OnExhausted,
     Phase,
     PromotionDecision,
@@ -500,7 +499,7 @@ def _carried_out(standing: Standing, step: Step) -> RunPlan:
         held=(step.held, status.message) if step.held else None,
         result=result,
         failure=(step.failure, status.message) if step.failure else None,
-        formats_asked=ExportFormat.ONNX in view.run.spec.export.formats,
+        formats_asked=bool(view.run.spec.export.formats),
     )
     # In whole seconds, as the API server would keep them.
     at = now.replace(microsecond=0)

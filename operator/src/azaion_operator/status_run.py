@@ -296,11 +296,16 @@ def evaluated(facts: Facts) -> Verdict:
 
 
 def exported(facts: Facts) -> Verdict:
-    files = [model for model in facts.status.models if model.role == "exported"]
-    if files:
-        return _yes(COMPLETED, sentence(", ".join(f"{model.format} {model.path}" for model in files)))
     if not is_done(facts.status, JobStage.EVALUATE):
         return _of_stage(facts, JobStage.EVALUATE)
+    files = [model for model in facts.status.models if model.role == "exported"]
+    made = ", ".join(f"{model.format} {model.path}" for model in files)
+    failed = facts.status.evaluation.export_message if facts.status.evaluation else None
+    if failed:
+        reason = "PartlyExported" if files else "NothingExported"
+        return _no(reason, sentence(f"{failed}; there is {made or 'no exported file'}"))
+    if files:
+        return _yes(COMPLETED, sentence(made))
     return _no("NothingExported", "the evaluation left no exported file") if facts.formats_asked else _yes("NotAsked")
 
 

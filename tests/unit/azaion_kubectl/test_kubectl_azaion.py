@@ -316,7 +316,7 @@ class Named(Kubectl):
         (["-n", "other", "re"], ["resume", "retry"]),
         (["rollback", ""], ["azaion"]),
         (["cp", ""], ["azaion", "run/fast", "run/full"]),
-        (["cp", "azaion", "--format", ""], ["onnx", "pytorch", "tensorrt"]),
+        (["cp", "azaion", "--format", ""], ["onnx", "pytorch", "rknn", "tensorrt"]),
         (["logs", "--st"], ["--stage"]),
         (["logs", "--stage", "t"], ["train"]),
         (["completion", ""], ["bash", "fish", "zsh"]),

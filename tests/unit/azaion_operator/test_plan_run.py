@@ -26,6 +26,7 @@ from azaion_api.training_run import (
     PromotionDecision,
     PromotionStatus,
     Publication,
+    PublishedModel,
     Stage,
     TrainingRunStatus,
     UploadState,
@@ -446,6 +447,26 @@ def test_a_worse_model_ends_the_run_well_and_is_not_published() -> None:
     assert condition(found.status, "Succeeded") == ("True", "Succeeded")
     assert found.status.message.startswith("not promoted: test mAP50-95 0.5 against 0.7 of the current model")
     assert [m.role for m in found.status.models] == ["trained", "exported"]
+
+
+@pytest.mark.parametrize(
+    ("models", "reason", "there_is"),
+    [
+        ((make.EXPORTED,), "PartlyExported", "there is ONNX runs/run-1-0a1b2c3d/export/best.onnx."),
+        ((), "NothingExported", "there is no exported file."),
+    ],
+)
+def test_what_could_not_be_exported_is_said(models: tuple[PublishedModel, ...], reason: str, there_is: str) -> None:
+    status = after(PREPARE, TRAIN, EVALUATE)
+    assert status.evaluation is not None
+    evaluation = msgspec.structs.replace(status.evaluation, export_message="the export to TensorRT failed: no GPU")
+    found = plan(
+        make.view(make.run(status=msgspec.structs.replace(status, evaluation=evaluation, models=models)))
+    ).status
+    assert condition(found, "Exported") == ("False", reason)
+    words = next(c.message for c in found.conditions if c.type == "Exported")
+    assert words.startswith("the export to TensorRT failed: no GPU; ")
+    assert words.endswith(there_is.rstrip("."))
 
 
 def test_a_model_that_a_person_has_to_approve_waits_without_the_device() -> None:

@@ -22,9 +22,11 @@ from azaion_api.names import JobStage
 from azaion_api.task import RunTask
 from azaion_api.training_run import (
     DatasetStatus,
+    Device,
     Evaluation,
     EvaluationStatus,
     Export,
+    ExportFormat,
     Metric,
     PromotionDecision,
     PromotionStatus,
@@ -167,7 +169,7 @@ def test_the_export_takes_one_to_eight_images_and_agrees_with_the_model(evaluate
 def test_an_export_that_says_something_else_is_refused(evaluated: StageContext, trained: StageContext) -> None:
     import torch
 
-    from azaion_trainer.export import ExportError, check_onnx
+    from azaion_trainer.export import ExportError, check, onnx_runner
 
     weights = trained.run.train / "weights" / "best.pt"
     checkpoint = torch.load(weights, weights_only=False)
@@ -176,21 +178,127 @@ def test_an_export_that_says_something_else_is_refused(evaluated: StageContext, 
     changed = trained.run.root / "changed.pt"
     torch.save(checkpoint, changed)
     images = sorted((trained.layout.root / evaluated.task.dataset.path / "test" / "images").iterdir())  # type: ignore[union-attr]
-    with pytest.raises(ExportError, match=r"ONNX: only .* % of \d+ detections on 16 images are the same"):
-        check_onnx(changed, evaluated.run.export / "azaion.onnx", images, 64, cores=1)
+    runner = onnx_runner(evaluated.run.export / "azaion.onnx", cores=1)
+    with pytest.raises(ExportError, match=r"only .* % of \d+ detections on 16 images are the same"):
+        check(changed, runner, images, 64)
 
 
 def test_a_failed_export_is_said_and_the_model_kept(trained: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:
     from azaion_trainer import export
 
     def fails(*_: Any) -> None:
-        raise export.ExportError("ONNX: an operator is missing")
+        raise export.ExportError("an operator is missing")
 
     monkeypatch.setattr(export, "export_onnx", fails)
     context = next_stage(trained, JobStage.EVALUATE)
-    assert run(context).endswith("the export failed and the model is kept: ONNX: an operator is missing")
+    assert run(context).endswith("the export to ONNX failed: an operator is missing; the model is kept")
     assert [model.role for model in context.report.current.models] == ["evaluated"]
     assert context.report.current.evaluation is not None
+    assert context.report.current.evaluation.export_message == "the export to ONNX failed: an operator is missing"
+
+
+#: An exporter as an image of one's own adds it: its file is the ONNX file with its output turned by `SHIFT`.
+EXPORTER = """
+from azaion_trainer import export, files
+
+class Copy:
+    def file_name(self, line, device):
+        return f"{line}.rknn"
+
+    def build(self, source, target):
+        files.copy_file(source.onnx, target)
+
+    def runner(self, exported, source):
+        run = export.onnx_runner(exported, cores=1)
+        return lambda images: run(images) + SHIFT
+"""
+
+
+def add_exporter(directory: Path, monkeypatch: pytest.MonkeyPatch, shift: float = 0.0) -> None:
+    """Install an exporter for RKNN: a module, and the entry point that names it."""
+    module = f"copying_exporter_{str(shift).replace('.', '_')}"
+    (directory / f"{module}.py").write_text(EXPORTER.replace("SHIFT", str(shift)))
+    information = directory / f"{module}-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(f"[azaion_trainer.exporters]\nRKNN = {module}:Copy\n")
+    monkeypatch.syspath_prepend(str(directory))
+
+
+def with_formats(context: StageContext, *formats: ExportFormat) -> Any:
+    return msgspec.structs.replace(context.task.spec, export=Export(formats=formats, image_size=64))
+
+
+def test_what_cannot_be_made_here_is_said_and_takes_nothing_with_it(trained: StageContext) -> None:
+    spec = with_formats(trained, ExportFormat.TENSOR_RT, ExportFormat.RKNN)
+    context = next_stage(trained, JobStage.EVALUATE, spec=spec)
+    said = run(context)
+    assert "ONNX exported" in said
+    found = context.report.current.evaluation
+    assert found is not None
+    assert found.export_message == (
+        "the export to TensorRT failed: an engine is built on the GPU it is for, and this run has none "
+        "(spec.training.device); the export to RKNN failed: the trainer's image has no exporter for RKNN; "
+        "docs/export.md says how to add one"
+    )
+    assert [(m.role, m.format) for m in context.report.current.models] == [
+        ("evaluated", "PyTorch"),
+        ("exported", "ONNX"),
+    ]
+
+
+def test_an_exporter_that_was_added_is_compared_with_the_model(
+    trained: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_exporter(tmp_path, monkeypatch)
+    context = next_stage(trained, JobStage.EVALUATE, spec=with_formats(trained, ExportFormat.RKNN))
+    assert "RKNN exported, 100.00 % of" in run(context)
+    record = read_evaluation(context.run.evaluation)
+    assert record is not None
+    assert [(entry.format, entry.path) for entry in record.exports] == [
+        ("ONNX", "export/azaion.onnx"),
+        ("RKNN", "export/azaion.rknn"),
+    ]
+    assert (context.run.export / "azaion.rknn").is_file()
+
+
+def test_an_exporter_whose_file_finds_something_else_leaves_none(
+    trained: StageContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_exporter(tmp_path, monkeypatch, shift=1.5)
+    context = next_stage(trained, JobStage.EVALUATE, spec=with_formats(trained, ExportFormat.ONNX, ExportFormat.RKNN))
+    assert "the export to RKNN failed: only 0.00 % of" in run(context)
+    assert not (context.run.export / "azaion.rknn").exists()
+    assert (context.run.export / "azaion.onnx").is_file()
+
+
+def test_an_exporter_without_its_library_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from azaion_trainer.export import ExportError, exporter
+
+    add_exporter(tmp_path, monkeypatch, shift=2.5)
+    (tmp_path / "copying_exporter_2_5.py").write_text("import rknn_that_is_not_there")
+    with pytest.raises(ExportError, match=r"copying_exporter_2_5:Copy cannot be imported: No module named 'rknn_that"):
+        exporter("RKNN")
+
+
+def test_without_tensorrt_in_the_image_a_gpu_is_not_asked() -> None:
+    import torch
+
+    from azaion_trainer.export import ExportError, exporter
+
+    with pytest.raises(ExportError, match=r"TensorRT is not in the trainer's image; docs/export\.md"):
+        exporter("TensorRT").file_name("azaion", torch.device("cuda:0"))
+
+
+@pytest.mark.gpu
+def test_an_engine_is_named_for_its_gpu_and_finds_what_the_model_finds(trained: StageContext) -> None:
+    pytest.importorskip("tensorrt")
+    spec = with_formats(trained, ExportFormat.TENSOR_RT)
+    spec = msgspec.structs.replace(spec, training=msgspec.structs.replace(spec.training, device=Device.GPU))
+    context = next_stage(trained, JobStage.EVALUATE, spec=spec)
+    assert "TensorRT exported" in run(context)
+    (engine,) = context.run.export.glob("azaion.cc_*_sm_*.engine")
+    assert engine.stat().st_size > 1_000_000
 
 
 def publish_as_current(context: StageContext) -> str:

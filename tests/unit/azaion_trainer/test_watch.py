@@ -37,6 +37,17 @@ def test_the_runs_own_limit_is_taken_as_it_is() -> None:
     assert heart.timeout_s == 90
 
 
+@pytest.mark.parametrize("own_limit_s", [None, 90.0])
+def test_a_call_that_cannot_beat_has_a_longer_limit_until_it_ends(own_limit_s: float | None) -> None:
+    clock = Clock()
+    heart = Heartbeat(stall_timeout_s=own_limit_s, clock=clock)
+    with heart.patience(3600):
+        clock.now = 3000.0
+        assert heart.timeout_s == 3600
+    assert heart.silence_s == 0.0
+    assert heart.timeout_s == (own_limit_s or MIN_STALL_TIMEOUT_S)
+
+
 def test_every_beat_ends_the_silence() -> None:
     clock = Clock()
     heart = Heartbeat(clock=clock)

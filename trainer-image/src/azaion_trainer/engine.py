@@ -12,10 +12,13 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from azaion_api.training_run import Device
 from azaion_trainer.failures import BadSpecError
+
+if TYPE_CHECKING:
+    import torch
 
 _CONFIG_DIRECTORY = Path("/tmp/azaion")  # noqa: S108 - the pod's own emptyDir; the root file system is read-only
 #: Integrations that would talk to somebody. MLflow and TensorBoard are driven by `tracking` and `event_file`.
@@ -155,3 +158,10 @@ def device_argument(device: Device) -> str:
         "set in runtimeClassName or the chart's values, and whether the node offers nvidia.com/gpu (kubectl describe "
         "node); or set training.device to CPU"
     )
+
+
+def torch_device(device: Device) -> torch.device:
+    """The same as torch takes it; raises what `device_argument` raises."""
+    import torch
+
+    return torch.device("cpu" if device_argument(device) == "cpu" else "cuda:0")

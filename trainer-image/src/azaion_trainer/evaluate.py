@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,21 +43,23 @@ def evaluate(context: StageContext) -> str:
     _draw(context, data_set, new, split)
     evaluated = _published(context, weights, "evaluated", "PyTorch")
     context.report.publish(evaluation=status, models=(evaluated,))
-    exported, sentence = _export(context, weights, new)
+    exports = _export(context, weights, new)
+    if exports.failed:
+        status = msgspec.structs.replace(status, export_message="; ".join(exports.failed)[:1000])
     record = EvaluationRecord(
         sha256=evaluated.sha256,
         evaluation=status,
         per_class=new.per_class,
         split=split,
-        exports=exported,
+        exports=tuple(exports.records),
         line=context.task.spec.line_ref.name,
         time=utc_now(),
     )
     text = msgspec.json.format(msgspec.json.encode(record), indent=1)
     files.write_bytes(context.run.evaluation / EVALUATION_FILE, text)
-    models = [_published(context, context.run.root / entry.path, "exported", entry.format) for entry in exported]
-    context.report.publish(models=(evaluated, *models))
-    return f"mAP50-95 {new.scores.map50to95}, mAP50 {new.scores.map50} on {status.images} images; {sentence}"
+    models = [_published(context, context.run.root / entry.path, "exported", entry.format) for entry in exports.records]
+    context.report.publish(evaluation=status, models=(evaluated, *models))
+    return f"mAP50-95 {new.scores.map50to95}, mAP50 {new.scores.map50} on {status.images} images; {exports.sentence()}"
 
 
 # Judging
@@ -238,36 +242,93 @@ def _draw(context: StageContext, data_set: DataSet, new: Judgement, split: str) 
 
 # Exporting
 
+#: A format that is not made by then is taken for stuck.
+_EXPORT_LIMIT_S = 3600.0
 
-def _export(context: StageContext, weights: Path, new: Judgement) -> tuple[tuple[ExportRecord, ...], str]:
-    """What was exported, and a sentence about it."""
+
+@dataclass
+class _Exports:
+    """What has been exported so far, and a sentence on each."""
+
+    records: list[ExportRecord] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+
+    def sentence(self) -> str:
+        failed = f"{'; '.join(self.failed)}; the model is kept" if self.failed else ""
+        return "; ".join(part for part in (*self.done, failed) if part) or "nothing to export"
+
+
+def _export(context: StageContext, weights: Path, new: Judgement) -> _Exports:
+    """Every format that was asked for, each on its own: one that fails takes nothing with it."""
     from azaion_trainer import export
 
     wanted = context.task.spec.export
-    if ExportFormat.ONNX not in wanted.formats:
-        return (), "nothing to export"
+    exports = _Exports()
+    if not wanted.formats:
+        return exports
     context.report.publish(stage=Stage.EXPORTING)
-    context.report.progress("exporting ONNX", 0.1)
-    target = context.run.export / f"{context.task.spec.line_ref.name}.onnx"
     images = [image.path for image in new.images[: export.CHECK_IMAGES]]
-    try:
-        export.export_onnx(weights, target, wanted.image_size, context.heart.beat)
-        context.report.progress("comparing the export with the model", 0.7)
-        agreement = export.check_onnx(weights, target, images, wanted.image_size, context.cores)
-    except export.ExportError as error:
-        target.unlink(missing_ok=True)
-        log.error("the export failed: %s", error)
-        return (), f"the export failed and the model is kept: {error}"
+    onnx = context.run.export / f"{context.task.spec.line_ref.name}.onnx"
+
+    def compared(runner: export.Runner) -> str:
+        return export.check(weights, runner, images, wanted.image_size).sentence()
+
+    def first() -> tuple[Path, str]:
+        export.export_onnx(weights, onnx, wanted.image_size, context.heart.beat)
+        context.report.progress("comparing ONNX with the model", 0.7)
+        return onnx, compared(export.onnx_runner(onnx, context.cores))
+
+    if not _try(context, exports, ExportFormat.ONNX, first):
+        onnx.unlink(missing_ok=True)
+        return exports
+    device = engine.torch_device(context.task.spec.training.device)
+    source = export.Source(weights, onnx, wanted.image_size, device)
+    for format_ in wanted.formats:
+        if format_ is ExportFormat.ONNX:
+            continue
+
+        def further(format_: ExportFormat = format_) -> tuple[Path, str]:
+            maker = export.exporter(format_)
+            target = context.run.export / maker.file_name(context.task.spec.line_ref.name, device)
+            try:
+                with context.heart.patience(_EXPORT_LIMIT_S):
+                    maker.build(source, target)
+                context.report.progress(f"comparing {format_} with the model", 0.7)
+                runner = maker.runner(target, source)
+                return target, compared(runner) if runner else "not compared: it does not run here"
+            except export.ExportError:
+                target.unlink(missing_ok=True)
+                raise
+
+        _try(context, exports, format_, further)
     context.report.progress("exported", 1.0)
-    record = ExportRecord(
-        format="ONNX",
-        path=str(target.relative_to(context.run.root)),
-        sha256=files.sha256_of(target),
-        image_size=wanted.image_size,
-        max_batch=export.MAX_BATCH,
-        agreement=agreement.sentence(),
+    return exports
+
+
+def _try(context: StageContext, exports: _Exports, format_: ExportFormat, make: Callable[[], tuple[Path, str]]) -> bool:
+    """One format's file and how it compares; whether there is one."""
+    from azaion_trainer import export
+
+    context.report.progress(f"exporting {format_}", 0.1)
+    try:
+        path, agreement = make()
+    except export.ExportError as error:
+        log.error("the export to %s failed: %s", format_, error)
+        exports.failed.append(f"the export to {format_} failed: {error}")
+        return False
+    exports.done.append(f"{format_} exported, {agreement}")
+    exports.records.append(
+        ExportRecord(
+            format=format_,
+            path=str(path.relative_to(context.run.root)),
+            sha256=files.sha256_of(path),
+            image_size=context.task.spec.export.image_size,
+            max_batch=export.MAX_BATCH,
+            agreement=agreement,
+        )
     )
-    return (record,), f"ONNX exported, {agreement.sentence()}"
+    return True
 
 
 def _published(context: StageContext, path: Path, role: str, format_: str) -> PublishedModel:

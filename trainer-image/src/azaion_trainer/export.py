@@ -1,13 +1,18 @@
-"""From the trained .pt to formats others run, each checked against the .pt itself."""
+"""From the trained .pt to formats others run, each checked against the .pt itself.
+
+ONNX comes first; every other format is made from the ONNX file by an exporter (see Exporter), so that all of them have
+the same input and the same output.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
-import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -19,8 +24,10 @@ from ultralytics.utils.patches import imread
 from azaion_trainer import files
 from azaion_trainer.judging import load_model
 
-log = logging.getLogger(__name__)
+Batch = np.ndarray[Any, np.dtype[np.float32]]
 
+#: Entry points that make further formats from an ONNX file; their names are those of spec.export.formats.
+EXPORTERS = "azaion_trainer.exporters"
 #: Images a call may hold: the graph unrolls this many.
 MAX_BATCH = 8
 MAX_DETECTIONS = 300
@@ -93,7 +100,7 @@ def export_onnx(weights: Path, target: Path, image_size: int, beat: Callable[[],
     except (RuntimeError, ValueError, TypeError, OSError, AssertionError, LookupError, ImportError) as error:
         if isinstance(error, OSError):
             raise
-        raise ExportError(f"ONNX: {type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+        raise ExportError(_words(error)) from error
     finally:
         staged.unlink(missing_ok=True)
         staged.with_suffix(".onnx").unlink(missing_ok=True)
@@ -116,8 +123,46 @@ def _fix_shapes(written: Path, target: Path, image_size: int) -> None:
         file.write(model.SerializeToString())
 
 
-def check_onnx(weights: Path, exported: Path, images: Sequence[Path], image_size: int, cores: int) -> Agreement:
-    """Run both models on the same images, alone and in batches. Raises ExportError when they disagree too often."""
+#: Runs an exported model: images [n, 3, size, size] in, detections [n, 300, 6] out, n from 1 to MAX_BATCH.
+Runner = Callable[[Batch], Batch]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the formats behind ONNX are made from; the ONNX file has been compared with the weights."""
+
+    weights: Path
+    onnx: Path
+    image_size: int
+    device: torch.device
+
+
+class Exporter(Protocol):
+    """A further format, found by its name among the entry points of the group EXPORTERS."""
+
+    def file_name(self, line: str, device: torch.device) -> str:
+        """Name of the file for a line's model. Raises ExportError when there is nothing to make it with or for."""
+
+    def build(self, source: Source, target: Path) -> None:
+        """Write `target`. Raises ExportError."""
+
+    def runner(self, exported: Path, source: Source) -> Runner | None:
+        """What runs the file, to compare it with the .pt; None where that takes a device that is not here."""
+
+
+def exporter(format_: str) -> Exporter:
+    """The exporter of a format. Raises ExportError when the image has none."""
+    for entry in importlib.metadata.entry_points(group=EXPORTERS, name=format_):
+        try:
+            found: Exporter = entry.load()()
+        except ImportError as error:
+            raise ExportError(f"its exporter {entry.value} cannot be imported: {error}") from error
+        return found
+    raise ExportError(f"the trainer's image has no exporter for {format_}; docs/export.md says how to add one")
+
+
+def onnx_runner(exported: Path, cores: int) -> Runner:
+    """Runs an ONNX file on the CPU. Raises ExportError."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -125,29 +170,49 @@ def check_onnx(weights: Path, exported: Path, images: Sequence[Path], image_size
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(os.fspath(exported), options, providers=["CPUExecutionProvider"])
+    except (RuntimeError, ValueError) as error:  # onnxruntime's own errors are RuntimeErrors
+        raise ExportError(_words(error)) from error
+    name = session.get_inputs()[0].name
+
+    def run(batch: Batch) -> Batch:
+        (found,) = session.run(None, {name: batch})
+        return np.asarray(found)
+
+    return run
+
+
+def check(weights: Path, runner: Runner, images: Sequence[Path], image_size: int) -> Agreement:
+    """Run both models on the same images, alone and in batches. Raises ExportError when they disagree too often."""
+    found = [0, 0]
+    boxes_off = scores_off = 0.0
+    try:
         model = load_model(weights).eval()
-        found = [0, 0]
-        boxes_off = scores_off = 0.0
         for batch in _batches(images, image_size):
             expected = _reference(model, batch)
-            (given,) = session.run(None, {session.get_inputs()[0].name: batch})
+            given = runner(batch)
             if given.shape != (len(batch), MAX_DETECTIONS, 6):
-                raise ExportError(f"ONNX: the output is {given.shape} instead of {(len(batch), MAX_DETECTIONS, 6)}")
+                raise ExportError(f"the output is {given.shape} instead of {(len(batch), MAX_DETECTIONS, 6)}")
             for ours, theirs in zip(expected, given, strict=True):
                 matched, total, box, score = compare(ours, theirs[theirs[:, 4] > 0])
                 found = [found[0] + matched, found[1] + total]
                 boxes_off, scores_off = max(boxes_off, box), max(scores_off, score)
-    except (RuntimeError, ValueError) as error:  # onnxruntime's own errors are RuntimeErrors
-        raise ExportError(f"ONNX: {type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+    except (RuntimeError, ValueError) as error:
+        raise ExportError(_words(error)) from error
     agreement = Agreement(
         images=len(images), detections=found[1], matched=found[0], box_pixels=boxes_off, score=scores_off
     )
     if agreement.share < REQUIRED_AGREEMENT:
-        raise ExportError(f"ONNX: only {agreement.sentence()}; {100 * REQUIRED_AGREEMENT:.0f} % are needed")
+        raise ExportError(f"only {agreement.sentence()}; {100 * REQUIRED_AGREEMENT:.0f} % are needed")
     return agreement
 
 
-def _batches(images: Sequence[Path], image_size: int) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+def _words(error: Exception) -> str:
+    """The first line of what a library says of its failure, which may be hundreds long, or nothing."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _batches(images: Sequence[Path], image_size: int) -> list[Batch]:
     """One batch of every size from 1 to MAX_BATCH; images come again where there are not enough for all."""
     if not images:
         return []
@@ -155,14 +220,14 @@ def _batches(images: Sequence[Path], image_size: int) -> list[np.ndarray[Any, np
     return [np.stack(list(itertools.islice(supply, size))) for size in range(1, MAX_BATCH + 1)]
 
 
-def _input(path: Path, image_size: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _input(path: Path, image_size: int) -> Batch:
     """An image as the models want it: letterboxed, RGB, channels first, 0 to 1."""
     picture = LetterBox(new_shape=(image_size, image_size), auto=False)(image=imread(str(path)))
-    planes: np.ndarray[Any, np.dtype[np.float32]] = picture[..., ::-1].transpose(2, 0, 1).astype(np.float32)
+    planes: Batch = picture[..., ::-1].transpose(2, 0, 1).astype(np.float32)
     return np.ascontiguousarray(planes / np.float32(255))
 
 
-def _reference(model: Any, batch: np.ndarray[Any, np.dtype[np.float32]]) -> list[np.ndarray[Any, Any]]:
+def _reference(model: Any, batch: Batch) -> list[np.ndarray[Any, Any]]:
     """What the .pt finds, with the same suppression the export has inside."""
     if hasattr(model, "end2end"):
         model.end2end = False

@@ -31,6 +31,7 @@ class Heartbeat:
     def __init__(self, stall_timeout_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._fixed_timeout_s = stall_timeout_s
+        self._patience_s = 0.0
         self._last = clock()
         self._batches_s: deque[float] = deque(maxlen=_PACE_BATCHES)
 
@@ -42,6 +43,16 @@ class Heartbeat:
         """A training batch was done; its time sets the pace."""
         self._batches_s.append(seconds)
         self.beat()
+
+    @contextlib.contextmanager
+    def patience(self, seconds: float) -> Iterator[None]:
+        """One call of a library that cannot beat meanwhile: its silence may last that long."""
+        self._patience_s = seconds
+        try:
+            yield
+        finally:
+            self.beat()
+            self._patience_s = 0.0
 
     @property
     def silence_s(self) -> float:
@@ -56,8 +67,8 @@ class Heartbeat:
     def timeout_s(self) -> float:
         """The silence that counts as a stall."""
         if self._fixed_timeout_s is not None:
-            return self._fixed_timeout_s
-        return max(MIN_STALL_TIMEOUT_S, STALL_BATCHES * (self.batch_s or 0.0))
+            return max(self._fixed_timeout_s, self._patience_s)
+        return max(MIN_STALL_TIMEOUT_S, STALL_BATCHES * (self.batch_s or 0.0), self._patience_s)
 
 
 class Watchdog:

@@ -22,7 +22,7 @@ from azaion_kubectl.runs import find
 from azaion_kubectl.screen import Screen, ago, figure, now, plain
 
 _CHUNK = 1 << 20
-_SUFFIXES = {"pytorch": ".pt", "onnx": ".onnx", "tensorrt": ".engine"}
+_SUFFIXES = {"pytorch": ".pt", "onnx": ".onnx", "tensorrt": ".engine", "rknn": ".rknn"}
 
 
 def rollback(kubectl: Kubectl, screen: Screen, line_name: str, model: str | None, *, release: bool) -> int:
