@@ -128,9 +128,9 @@ def test_a_broker_that_falls_silent_is_noticed(bench: Bench) -> None:
     bench.wait_until_filed(1, consumer)
     bench.broker.pause()
     try:
-        # Its connection stays open, so only its silence tells; the next try to connect may be what is reported first.
-        said = wait_for_reason(consumer, "BrokerUnreachable", 60.0)
-        assert "has been silent" in said or "does not answer" in said
+        wait_for_reason(consumer, "BrokerUnreachable", 60.0)
+        # Its connection stays open, so only its silence tells. By now the report may speak of the next try to connect.
+        assert "has been silent for" in consumer.log
     finally:
         bench.broker.resume()
     consumer.wait_for_report("a connection", connected)
