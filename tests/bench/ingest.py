@@ -11,7 +11,8 @@
 
 The ratios are ours * (1/raw + 1/disk) and ours / each. Times depend on the machine, ratios hardly: a median below its
 goal, or 20 % worse than the recorded one, fails. Every part runs in a process of its own, on one broker and one file
-system.
+system, in directories of its own: nothing is removed before the end. ext4 does not give out an inode that was freed
+lately, and looks at each of them first; after 20,000 removals making a file took 500 us instead of 30.
 """
 
 from __future__ import annotations
@@ -56,8 +57,9 @@ from azaion_consumer.messages import (  # noqa: E402
 RECORDED: Final = Path(__file__).with_name("ingest.json")
 #: A median may be this much worse than the recorded one.
 TOLERANCE: Final = 0.2
-#: A median below this is a failure whatever is recorded.
-GOALS: Final = {"of the yardstick": 0.8, "of one by one": 10.0}
+#: A median below this is a failure whatever is recorded. Ten times one by one is out of reach for 200 kB images: there
+#: the bytes take the time, and the yardstick `disk` itself is but about five times as fast.
+GOALS: Final = {"1 kB, of the yardstick": 0.8, "200 kB, of the yardstick": 0.8, "1 kB, of one by one": 10.0}
 LIVE_PER_S: Final = 200
 WAITING: Final = 100_000
 
@@ -189,7 +191,6 @@ def _read(broker: dict[str, Any], stream: str, messages: int, take: Callable[[by
 
 
 def _directories(root: Path) -> tuple[Path, Path]:
-    shutil.rmtree(root, ignore_errors=True)
     found = root / "images", root / "labels"
     for path in found:
         path.mkdir(parents=True)
@@ -267,14 +268,16 @@ def measure_throughput(broker: LocalBroker, workload: Workload, directory: Path,
     bench.publish(workload.entries())
     address = login(broker)
     rows = []
-    for _ in range(runs):
+    for number in range(runs):
         os.sync()
         raw_s = part("raw", broker=address, stream=bench.stream, messages=workload.messages)
         os.sync()
-        disk_s = part("disk", workload=workload.name, root=directory / "disk")
+        disk_s = part("disk", workload=workload.name, root=directory / f"disk-{number}")
         os.sync()
-        each_s = part("each", broker=address, stream=bench.stream, messages=workload.each, root=directory / "each")
-        shutil.rmtree(bench.root)
+        each_s = part(
+            "each", broker=address, stream=bench.stream, messages=workload.each, root=directory / f"each-{number}"
+        )
+        bench.root = directory / f"tree-{number}"
         bench.root.mkdir()
         os.sync()
         ours_s = durable_s(bench, workload.messages)
@@ -289,7 +292,6 @@ def measure_throughput(broker: LocalBroker, workload: Workload, directory: Path,
         }
         rows.append(row)
         print(f"  {workload.name}: " + ", ".join(f"{key} {value:.4g}" for key, value in row.items()), flush=True)
-    shutil.rmtree(directory)
     return rows
 
 
@@ -317,7 +319,6 @@ def measure_latency(
         output, _ = publishing.communicate(timeout=60)
     delays = sorted((end - begin) * 1000 for begin, end in zip(json.loads(output), durable, strict=True))
     consumer.terminate()
-    shutil.rmtree(directory)
     return {"p50": delays[len(delays) // 2], "p99": delays[len(delays) * 99 // 100], "max": delays[-1]}
 
 
@@ -346,7 +347,6 @@ def measure_memory(broker: LocalBroker, directory: Path, seconds: float) -> dict
         "filed": float(_filed(bench)),
     }
     consumer.terminate()
-    shutil.rmtree(directory)
     return found
 
 
@@ -355,7 +355,6 @@ def _filed(bench: Bench) -> int:
 
 
 def _bench(broker: LocalBroker, stream: str, directory: Path) -> Bench:
-    shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     return Bench(broker, stream, directory)
 
@@ -368,8 +367,8 @@ def failures(found: dict[str, dict[str, float]], recorded: dict[str, dict[str, f
     """What is below its goal, or worse than recorded by more than the tolerance."""
     lines = []
     for name, values in found.items():
-        median, goal = values["median"], GOALS[name.rpartition(", ")[2]]
-        if median < goal:
+        median, goal = values["median"], GOALS.get(name)
+        if goal is not None and median < goal:
             lines.append(f"{name}: {median:.3g} is below the goal of {goal:g}")
         if name in recorded and median < recorded[name]["median"] * (1 - TOLERANCE):
             lines.append(f"{name}: {median:.3g}, and {recorded[name]['median']:.3g} is recorded")
@@ -392,11 +391,12 @@ def main() -> int:
         return 0
     ratios: dict[str, dict[str, float]] = {}
     directory: Path = given.directory
+    shutil.rmtree(directory, ignore_errors=True)
     try:
         with LocalBroker(directory / "broker") as broker:
             if given.only in (None, "throughput"):
                 for workload in WORKLOADS:
-                    rows = measure_throughput(broker, workload, directory / "throughput", given.runs)
+                    rows = measure_throughput(broker, workload, directory / workload.name.replace(" ", "-"), given.runs)
                     for key in rows[0]:
                         values = spread([row[key] for row in rows])
                         if key.startswith("of "):
@@ -408,7 +408,7 @@ def main() -> int:
             if given.only in (None, "latency"):
                 for image_bytes in (1_000, 50_000):
                     rows = [
-                        measure_latency(broker, directory / "live", 20, image_bytes, number)
+                        measure_latency(broker, directory / f"live-{image_bytes}-{number}", 20, image_bytes, number)
                         for number in range(given.runs)
                     ]
                     for key in rows[0]:

@@ -78,11 +78,12 @@ def status_of(platform: Platform, name: str) -> Object:
     return platform.access.status("trainingrun", name)
 
 
-def one_training_pod(platform: Platform, name: str) -> Object:
-    """The training pod that runs."""
+def one_training_pod(platform: Platform, name: str, other_than: str = "") -> Object:
+    """The training pod that runs. A pod that was killed still says so for a moment: `other_than` is its UID."""
 
     def look() -> Object | None:
-        running = [p for p in platform.run_pods(name, "train") if p["status"]["phase"] == "Running"]
+        pods = platform.run_pods(name, "train")
+        running = [p for p in pods if p["status"]["phase"] == "Running" and p["metadata"]["uid"] != other_than]
         return running[0] if running else None
 
     return wait_for(f"a training pod of {name} runs", look, 400)
@@ -162,8 +163,10 @@ def test_a_trainer_killed_at_random_moments_loses_no_epoch(
     chance = random.Random(1)
     total = 3 * COUNT
     with training(platform, "killed-often", total) as epochs:
+        killed = ""
         for kill in range(COUNT):
-            pod = one_training_pod(platform, "killed-often")
+            pod = one_training_pod(platform, "killed-often", other_than=killed)
+            killed = pod["metadata"]["uid"]
             threading.Event().wait(chance.uniform(0, 20))
             if status_of(platform, "killed-often")["stage"] != "Training":
                 break

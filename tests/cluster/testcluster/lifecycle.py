@@ -273,11 +273,13 @@ class Cluster:
             return False
         status = node["status"]
         conditions = {item["type"]: item["status"] for item in status.get("conditions", [])}
+        taints = {taint["key"] for taint in node["spec"].get("taints", [])}
         return (
             # On data of an earlier start the node is still Ready by what its kubelet said then.
             status["nodeInfo"]["bootID"] == self._ask("status")["bootId"]
             and conditions.get("Ready") == "True"
-            and not node["spec"].get("taints")
+            # A node somebody cordoned stays so over a reboot.
+            and taints <= {"node.kubernetes.io/unschedulable"}
             and status["allocatable"].get("nvidia.com/gpu") == "1"
         )
 
