@@ -33,12 +33,14 @@ demo-down: .venv/.ready ## remove what `make demo` made
 # Most of these tests wait for somebody else most of the time, so there are more of them than cores.
 ALL_AT_ONCE := -n 4 --dist loadscope --no-loadscope-reorder
 
-.PHONY: check test test-faults unit apiserver e2e
+.PHONY: check test test-faults test-gpu unit apiserver e2e
 check: .venv/.ready lint types crd-check unit ## lint, types, import rules, unit and chart tests, CRD drift; about a minute
 test: check cluster-build charttools-build images-build broker-install clock-install chromium-install ## everything: unit, API-server, browser and end-to-end tests with a few of each fault
 	$(PY) -m pytest tests -m "(slow or apiserver or cluster or e2e) and not faults and not gpu" $(ALL_AT_ONCE) --durations=15
 test-faults: .venv/.ready cluster-build images-build broker-install clock-install loki-build ## the long fault series on a real node
 	$(PY) -m pytest tests -m faults
+test-gpu: .venv/.ready ## the trainer's tests on this machine's own CUDA device
+	$(PY) -m pytest tests/unit/azaion_trainer -m gpu -s
 unit: .venv/.ready cluster-build ## unit and chart tests; no cluster runs, but helm is built
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target unit-one-half unit-other-half
 # Torch is imported by one of the two alone, and nothing is collected twice.
