@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -53,9 +53,12 @@ _DONE = {
 COMPLETED = "Completed"
 
 
-def newest(attempts: Iterable[Attempt], stage: JobStage) -> Attempt | None:
-    """The newest attempt of a stage."""
-    return max((a for a in attempts if a.stage == stage), key=lambda a: (a.number, a.ended is None), default=None)
+def newest(attempts: Sequence[Attempt], stage: JobStage) -> Attempt | None:
+    """The newest attempt of a stage: the last one, by the order in which attempts are kept.
+
+    Several may have the same number, where Kueue took a Job's place away and gave it back.
+    """
+    return next((attempt for attempt in reversed(attempts) if attempt.stage == stage), None)
 
 
 def is_done(status: TrainingRunStatus, stage: JobStage) -> bool:

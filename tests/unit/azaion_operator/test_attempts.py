@@ -13,7 +13,8 @@ from azaion_api.names import JobStage
 from azaion_api.outcome import AttemptReason, ExitCode
 from azaion_api.training_run import Attempt, TrainingRunStatus
 from azaion_operator.attempts import MAX_ATTEMPTS, Obstacle, count, ending, obstacle
-from azaion_operator.objects import ContainerState, Pod, StatusCondition
+from azaion_operator.objects import ContainerState, Pod, StatusCondition, Terminated
+from azaion_operator.status_run import newest
 
 TRAIN = JobStage.TRAIN
 
@@ -285,6 +286,27 @@ def test_two_pods_of_one_job_are_two_attempts() -> None:
         ("first", 1, AttemptReason.PREEMPTED),
         ("second", 1, None),
     ]
+
+
+def ended_after(code: ExitCode, seconds: int) -> ContainerState:
+    """A container that ran one second, so long after NOW."""
+    began = make.NOW + timedelta(seconds=seconds)
+    return ContainerState(
+        terminated=Terminated(exit_code=code, started_at=began, finished_at=began + timedelta(seconds=1))
+    )
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_pods_of_one_job_the_later_one_says_how_the_stage_stands(order: int) -> None:
+    pods = (
+        make.ended_pod(TRAIN, ExitCode.PREEMPTED, uid="first", state=ended_after(ExitCode.PREEMPTED, 1)),
+        make.ended_pod(TRAIN, ExitCode.COMPLETED, uid="second", state=ended_after(ExitCode.COMPLETED, 9)),
+    )
+    reports = make.by_pod(make.report(TRAIN, pod_uid="second", outcome=AttemptReason.COMPLETED))
+    found = count(TrainingRunStatus(), (make.job(TRAIN),), pods[::order], reports, make.NOW)
+    last = newest(found.attempts, TRAIN)
+    assert last is not None
+    assert (last.pod_uid, last.reason) == ("second", AttemptReason.COMPLETED)
 
 
 def test_only_the_newest_attempts_are_kept_and_old_pods_do_not_come_back() -> None:
