@@ -211,7 +211,7 @@ def orphans(platform: Platform) -> list[str]:
     """Objects of the platform that belong neither to the release nor to a resource that is there."""
     access = platform.access
     owners = {item["metadata"]["uid"] for plural in PLURALS.values() for item in access.items(f"{plural}.{GROUP}")}
-    kinds = "configmaps,serviceaccounts,roles,rolebindings,jobs,deployments,services,networkpolicies,pods"
+    kinds = "configmaps,serviceaccounts,roles,rolebindings,jobs,cronjobs,deployments,daemonsets,services,networkpolicies,pods"
     found = access.items(kinds, "-l", "app.kubernetes.io/part-of=azaion")
     owners |= {item["metadata"]["uid"] for item in found}
     replica_sets = access.items("replicasets")
