@@ -211,7 +211,8 @@ def orphans(platform: Platform) -> list[str]:
     """Objects of the platform that belong neither to the release nor to a resource that is there."""
     access = platform.access
     owners = {item["metadata"]["uid"] for plural in PLURALS.values() for item in access.items(f"{plural}.{GROUP}")}
-    kinds = "configmaps,serviceaccounts,roles,rolebindings,jobs,cronjobs,deployments,daemonsets,services,networkpolicies,pods"
+    rights, work = "serviceaccounts,roles,rolebindings", "jobs,cronjobs,deployments,daemonsets,pods"
+    kinds = f"configmaps,services,networkpolicies,{rights},{work}"
     found = access.items(kinds, "-l", "app.kubernetes.io/part-of=azaion")
     owners |= {item["metadata"]["uid"] for item in found}
     replica_sets = access.items("replicasets")

@@ -248,9 +248,9 @@ def _steady(before: Queue, after: Queue, now: datetime) -> datetime | None:
 def _affected(before: Queue, after: Queue) -> Iterable[str]:
     """Runs whose turn reads differently now."""
     if (before.holder, before.until, before.hot_until) != (after.holder, after.until, after.hot_until):
-        yield from after.line
         if after.holder is not None:
             yield after.holder
+        yield from after.line
         return
     yield from (name for name in after.line if before.places.get(name) != after.places[name])
     if before.occupants != after.occupants:

@@ -200,12 +200,14 @@ class Service:
             self._metrics.missed(wrong)
         self._synced.set()
         self._health.synced = True
-        for run in self._cache.unfinished_runs():
-            self._dirty.mark(Key(Kind.TRAINING_RUN, run.metadata.name))
         for ingest in self._cache.ingests:
             self._dirty.mark(Key(Kind.ANNOTATION_INGEST, ingest.metadata.name))
         for line in self._cache.lines:
             self._dirty.mark(Key(Kind.MODEL_LINE, line.metadata.name))
+        # Who is at work goes first, then those that wait, in their order: the last of a thousand may wait a little.
+        places = self._device.look().places
+        for run in sorted(self._cache.unfinished_runs(), key=lambda run: places.get(run.metadata.name, 0)):
+            self._dirty.mark(Key(Kind.TRAINING_RUN, run.metadata.name))
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:
