@@ -300,7 +300,11 @@ MISTYPED: list[tuple[Document, str, str]] = [
     ({"training": 3}, "training", 'Invalid value: "integer": {} in body must be of type object'),
     ({"suspend": "true"}, "suspend", 'Invalid value: "string": {} in body must be of type boolean'),
     ({"lineRef": {"name": "a" * 41}}, "lineRef.name", "Too long: may not be more than 40 bytes"),
-    ({"export": {"formats": ["RKNN"]}}, "export.formats[0]", 'Unsupported value: "RKNN": supported values: "ONNX"'),
+    (
+        {"export": {"formats": ["TFLite"]}},
+        "export.formats[0]",
+        'Unsupported value: "TFLite": supported values: "ONNX", "TensorRT", "RKNN"',
+    ),
     ({"export": {"formats": ["ONNX", "ONNX"]}}, "export.formats[1]", 'Duplicate value: "ONNX"'),
     (
         {"publish": {"promotion": "Never"}},
