@@ -14,8 +14,8 @@ pytestmark = pytest.mark.faults
 OPERATOR = "azaion-operator"
 #: Granted and never used by itself: nobody can grant a pod what they may not do themselves.
 FOR_OTHERS = {("", "configmaps", "patch")}
-#: Needed and not seen here. Where a create finds something there already, it is looked at; that is rare. Lines make runs
-#: in tests/e2e/test_model_loop.py. An apply that makes a Deployment needs `create` and is written down as `patch`.
+#: Needed and not seen here. Where a create finds something there already, it is looked at; that is rare. Lines make
+#: runs in tests/e2e/test_model_loop.py. An apply that makes a Deployment needs `create` and is written down as `patch`.
 NOT_SEEN = {
     ("azaion.com", "trainingruns", "get"),
     ("azaion.com", "modellines", "get"),
