@@ -346,13 +346,13 @@ def rights(role: Manifest) -> dict[str, list[str]]:
 def test_the_operator_may_do_this_and_nothing_else(chart: Chart) -> None:
     assert rights(chart.one("Role", "azaion-operator")) == {
         "azaion.com/trainingruns": ["get", "list", "watch", "create", "delete"],
-        "azaion.com/annotationingests": ["get", "list", "watch"],
+        "azaion.com/annotationingests": ["list", "watch"],
         "azaion.com/modellines": ["get", "list", "watch", "create"],
         "azaion.com/trainingruns/status": ["update"],
         "azaion.com/annotationingests/status": ["update"],
         "azaion.com/modellines/status": ["update"],
         "batch/jobs": ["get", "list", "watch", "create", "delete"],
-        "apps/deployments": ["get", "list", "watch", "create", "patch"],
+        "apps/deployments": ["list", "watch", "create", "patch"],
         "pods": ["list", "watch"],
         "configmaps": ["get", "list", "watch", "create", "patch"],
         "serviceaccounts": ["get", "create"],
