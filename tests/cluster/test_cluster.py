@@ -656,10 +656,12 @@ def test_a_power_cut_of_the_second_node_leaves_the_first_alone(pair: Cluster, ku
         return str(kubectl.get("node", node.name)["status"]["nodeInfo"]["bootID"])
 
     before = [boot_id(FIRST_NODE), boot_id(SECOND)]
+    kubectl("cordon", SECOND.name)
     pair.power_cut(SECOND)
     assert [pair.runs(FIRST_NODE), pair.runs(SECOND)] == [True, False]
     assert kubectl("get", "--raw=/readyz") == "ok"
     pair.up()
+    kubectl("uncordon", SECOND.name)
     assert boot_id(FIRST_NODE) == before[0]
     assert boot_id(SECOND) != before[1]
     eventually("the second node's pod to be started again", lambda: restarts("steady-2") >= 1)

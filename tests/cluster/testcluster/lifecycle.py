@@ -368,8 +368,8 @@ class Cluster:
             # On data of an earlier start the node is still Ready by what its kubelet said then.
             status["nodeInfo"]["bootID"] == self._ask("status", node)["bootId"]
             and conditions.get("Ready") == "True"
-            # A node somebody cordoned stays so over a reboot.
-            and taints <= {"node.kubernetes.io/unschedulable"}
+            # What a person said of a node stays so over a reboot.
+            and taints <= {"node.kubernetes.io/unschedulable", "node.kubernetes.io/out-of-service"}
             and status["allocatable"].get("nvidia.com/gpu") == "1"
         )
 
