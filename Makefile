@@ -109,8 +109,8 @@ loki-build: ## build Loki, which the long series ask the documentation's questio
 .PHONY: cluster-build cluster-up cluster-down cluster-shell cluster-check
 cluster-build: ## build the cluster's programs from source, once (about 9 minutes on 2 cores)
 	$(CLUSTERCTL) build
-cluster-up: cluster-build ## start a real one-node Kubernetes (NAME=default)
-	$(CLUSTERCTL) up --name $(NAME)
+cluster-up: cluster-build ## start a real Kubernetes (NAME=default, NODES=1)
+	$(CLUSTERCTL) up --name $(NAME) $(if $(NODES),--nodes $(NODES))
 cluster-down: ## end it and leave nothing behind (NAME=default)
 	$(CLUSTERCTL) down --name $(NAME)
 cluster-shell: ## a shell with kubectl, helm and KUBECONFIG of that cluster (NAME=default)

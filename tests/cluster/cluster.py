@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A real single-node Kubernetes for tests and the demo, on any Linux machine with Go, apt and root.
+"""A real Kubernetes of one node or several for tests and the demo, on any Linux machine with Go, apt and root.
 
     cluster.py build                          build and install what a node needs; minutes once, then nothing
-    cluster.py up                             start a cluster, ready in seconds
+    cluster.py up                             start a cluster, ready in seconds; --nodes 2 for two nodes
     eval "$(cluster.py env)"                  KUBECONFIG and kubectl, helm on the PATH of this shell
     cluster.py shell                          a shell within the cluster's network, where Services have names
     cluster.py down                           end it and leave nothing behind
@@ -23,7 +23,7 @@ if str(Path(__file__).resolve().parent) not in sys.path:
     sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from testcluster import binaries
-from testcluster.layout import DEFAULT_NAME, ClusterError, clusters_directory
+from testcluster.layout import DEFAULT_NAME, FIRST_NODE, ClusterError, clusters_directory
 from testcluster.lifecycle import Cluster, UpOptions, is_ours, list_clusters
 
 __all__ = ["Cluster", "ClusterError", "UpOptions", "is_ours", "list_clusters", "main"]
@@ -39,7 +39,7 @@ def _build(_arguments: argparse.Namespace) -> None:
 
 def _up(arguments: argparse.Namespace) -> None:
     cluster = Cluster(arguments.name)
-    options = UpOptions(data=arguments.data, control_plane_only=arguments.control_plane_only, audit=arguments.audit)
+    options = UpOptions(arguments.data, arguments.control_plane_only, arguments.audit, arguments.nodes)
     seconds = cluster.up(options, report=_print)
     _print(f"cluster {cluster.name} is ready after {seconds:.1f} s")
     _print(f"  export KUBECONFIG={cluster.kubeconfig}")
@@ -57,18 +57,19 @@ def _down(arguments: argparse.Namespace) -> None:
 
 def _shell(arguments: argparse.Namespace) -> None:
     cluster = Cluster(arguments.name)
-    os.environ["PS1"] = f"({cluster.layout.context}) \\w \\$ "
-    cluster.execute(["bash", "--norc"])
+    os.environ["PS1"] = f"({cluster.layout.context} {arguments.node}) \\w \\$ "
+    cluster.execute(["bash", "--norc"], cluster.node(arguments.node))
 
 
 def _exec(arguments: argparse.Namespace) -> None:
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not command:
         raise ClusterError("exec needs a command: cluster.py exec -- kubectl get nodes")
+    cluster = Cluster(arguments.name)
     if arguments.detach is not None:
-        Cluster(arguments.name).detach(arguments.detach, command)
+        cluster.detach(arguments.detach, command, cluster.node(arguments.node))
     else:
-        Cluster(arguments.name).execute(command)
+        cluster.execute(command, cluster.node(arguments.node))
 
 
 def _env(arguments: argparse.Namespace) -> None:
@@ -87,7 +88,8 @@ def _list(_arguments: argparse.Namespace) -> None:
 
 
 def _logs(arguments: argparse.Namespace) -> None:
-    logs = Cluster(arguments.name).layout.logs
+    cluster = Cluster(arguments.name)
+    logs = cluster.layout.on(cluster.node(arguments.node)).logs
     names = {path.stem: path for path in sorted(logs.glob("*")) if path.suffix in (".log", ".jsonl")}
     path = names.get(arguments.component) or names.get(f"kube-{arguments.component}")
     if path is None:
@@ -99,31 +101,39 @@ def _logs(arguments: argparse.Namespace) -> None:
 
 def _import_image(arguments: argparse.Namespace) -> None:
     cluster = Cluster(arguments.name)
+    nodes = [cluster.node(arguments.node)] if arguments.node else cluster.nodes
     if arguments.archive == "-":
-        cluster.import_image(sys.stdin.buffer)
+        if len(nodes) > 1:
+            raise ClusterError("standard input can be read once only: give a file, or one node with --node")
+        cluster.import_image(sys.stdin.buffer, nodes[0])
         return
-    try:
-        with Path(arguments.archive).open("rb") as stream:
-            cluster.import_image(stream)
-    except OSError as error:
-        raise ClusterError(f"the archive cannot be read: {error}") from error
+    for node in nodes:
+        try:
+            with Path(arguments.archive).open("rb") as stream:
+                cluster.import_image(stream, node)
+        except OSError as error:
+            raise ClusterError(f"the archive cannot be read: {error}") from error
 
 
 def _images(arguments: argparse.Namespace) -> None:
-    for reference in Cluster(arguments.name).images():
+    cluster = Cluster(arguments.name)
+    for reference in cluster.images(cluster.node(arguments.node)):
         _print(reference)
 
 
 def _stop(arguments: argparse.Namespace) -> None:
-    Cluster(arguments.name).stop(arguments.component, kill=arguments.kill)
+    cluster = Cluster(arguments.name)
+    cluster.stop(arguments.component, cluster.node(arguments.node), kill=arguments.kill)
 
 
 def _start(arguments: argparse.Namespace) -> None:
-    Cluster(arguments.name).start(arguments.component)
+    cluster = Cluster(arguments.name)
+    cluster.start(arguments.component, cluster.node(arguments.node))
 
 
 def _power_cut(arguments: argparse.Namespace) -> None:
-    Cluster(arguments.name).power_cut()
+    cluster = Cluster(arguments.name)
+    cluster.power_cut(cluster.node(arguments.node))
 
 
 def _is_ours(arguments: argparse.Namespace) -> None:
@@ -138,6 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--name", default=DEFAULT_NAME, help="the cluster's name (%(default)s)")
+    at_node = argparse.ArgumentParser(add_help=False)
+    at_node.add_argument("--node", default=FIRST_NODE.name, help="the node it is about (%(default)s)")
 
     command = commands.add_parser("build", help="install packages, build the programs; cached by their content")
     command.set_defaults(act=_build)
@@ -148,16 +160,22 @@ def _parser() -> argparse.ArgumentParser:
         "--control-plane-only", action="store_true", help="no node: API server and controllers, for API tests"
     )
     command.add_argument("--audit", action="store_true", help="log every request's metadata to logs/audit.log")
+    command.add_argument(
+        "--nodes",
+        type=int,
+        metavar="N",
+        help="how many nodes; more are added to what runs (as many as there are, or 1)",
+    )
     command.set_defaults(act=_up)
 
     command = commands.add_parser("down", parents=[named], help="end the cluster and leave nothing behind")
     command.add_argument("--keep-data", action="store_true", help="the next `up` finds objects and volumes again")
     command.set_defaults(act=_down)
 
-    command = commands.add_parser("shell", parents=[named], help="a shell with kubectl, helm, ctr in the cluster")
+    command = commands.add_parser("shell", parents=[named, at_node], help="a shell with kubectl, helm, ctr in a node")
     command.set_defaults(act=_shell)
 
-    command = commands.add_parser("exec", parents=[named], help="run a command in the cluster's network and mounts")
+    command = commands.add_parser("exec", parents=[named, at_node], help="run a command in a node's network and mounts")
     command.add_argument("--detach", metavar="LOG", help="run until the cluster ends; output goes to logs/LOG.log")
     command.add_argument("command", nargs=argparse.REMAINDER, metavar="-- CMD...")
     command.set_defaults(act=_exec)
@@ -171,28 +189,31 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("list", help="list the clusters")
     command.set_defaults(act=_list)
 
-    command = commands.add_parser("logs", parents=[named], help="print a component's log")
+    command = commands.add_parser("logs", parents=[named, at_node], help="print a component's log")
     command.add_argument("component", help="kubelet, apiserver, supervisor, gpu-events, audit, ...")
     command.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
     command.set_defaults(act=_logs)
 
     command = commands.add_parser("import-image", parents=[named], help="import an image archive, pinned")
+    command.add_argument("--node", help="into this node alone")
     command.add_argument("archive", help="an OCI or Docker archive, or - for standard input")
     command.set_defaults(act=_import_image)
 
-    command = commands.add_parser("images", parents=[named], help="list the images on the node")
+    command = commands.add_parser("images", parents=[named, at_node], help="list the images on the node")
     command.set_defaults(act=_images)
 
-    command = commands.add_parser("stop", parents=[named], help="stop a component until `start`")
+    command = commands.add_parser("stop", parents=[named, at_node], help="stop a component until `start`")
     command.add_argument("component", help="kubelet, apiserver, containerd, ...")
     command.add_argument("--kill", action="store_true", help="with SIGKILL")
     command.set_defaults(act=_stop)
 
-    command = commands.add_parser("start", parents=[named], help="start a stopped component")
+    command = commands.add_parser("start", parents=[named, at_node], help="start a stopped component")
     command.add_argument("component")
     command.set_defaults(act=_start)
 
-    command = commands.add_parser("power-cut", parents=[named], help="kill every process at once; data stays")
+    command = commands.add_parser(
+        "power-cut", parents=[named, at_node], help="kill every process at once; data stays; of node-1: of all nodes"
+    )
     command.set_defaults(act=_power_cut)
 
     command = commands.add_parser("is-ours", help="exit 0 when a kubeconfig leads to a cluster made here")

@@ -2,7 +2,7 @@
 """The project's container images, built by buildah, docker, podman or nerdctl, whichever is there.
 
     images.py build                           build what is not current; nothing to do takes a second
-    images.py load --name CLUSTER             into a test cluster, pinned against the kubelet's image collection
+    images.py load --name CLUSTER             into the nodes of a test cluster, pinned against image collection
     images.py load --k3s | --kind NAME        into your own k3s (as root) or kind
     images.py save DIRECTORY                  one archive per image, for a machine without a registry
     images.py list                            what is built, and whether it is current
@@ -37,6 +37,7 @@ from containerimages.engines import Buildah, Engine, engine_named
 from containerimages.machine import say
 from containerimages.nodes import K3sNode, KindNode, Node, TestClusterNode, load, save
 from testcluster.layout import ClusterError
+from testcluster.lifecycle import Cluster
 
 
 def _request(arguments: argparse.Namespace) -> Request:
@@ -54,15 +55,17 @@ def _engine_with(name: str | None, request: Request) -> Engine:
 
 
 def _load(arguments: argparse.Namespace) -> None:
-    node: Node
+    nodes: list[Node]
     if arguments.k3s:
-        node = K3sNode()
+        nodes = [K3sNode()]
     elif arguments.kind:
-        node = KindNode(arguments.kind)
+        nodes = [KindNode(arguments.kind)]
     else:
-        node = TestClusterNode(arguments.name)
+        cluster = Cluster(arguments.name)
+        nodes = [TestClusterNode(cluster, node) for node in cluster.nodes]
     request = _request(arguments)
-    load(_engine_with(arguments.engine, request), node, request)
+    for node in nodes:
+        load(_engine_with(arguments.engine, request), node, request)
 
 
 def _save(arguments: argparse.Namespace) -> None:

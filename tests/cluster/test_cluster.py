@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from cluster import Cluster, ClusterError, UpOptions, is_ours, list_clusters
 from testcluster import binaries
-from testcluster.layout import BUSYBOX_IMAGE, NODE_NAME
+from testcluster.components import SHARED
+from testcluster.layout import BUSYBOX_IMAGE, FIRST_NODE, Node
 from testcluster.supervisor import cgroup_directories
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -91,8 +92,8 @@ def gpu_pod(name: str, script: str) -> dict[str, Any]:
     return pod(name, script, container={"resources": {"limits": {"nvidia.com/gpu": "1"}}})
 
 
-def gpu_events(cluster: Cluster) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in cluster.layout.gpu_log.read_text().splitlines()]
+def gpu_events(cluster: Cluster, node: Node = FIRST_NODE) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in cluster.layout.on(node).gpu_log.read_text().splitlines()]
 
 
 def fresh(name: str) -> Cluster:
@@ -135,7 +136,7 @@ def test_a_cluster_is_ready_within_a_minute(first_start: tuple[Cluster, float]) 
 
 def test_the_node_is_ready_and_offers_one_gpu(cluster: Cluster, kubectl: Kubectl) -> None:
     [node] = kubectl.get("nodes")["items"]
-    assert node["metadata"]["name"] == NODE_NAME
+    assert node["metadata"]["name"] == FIRST_NODE.name
     assert {c["type"]: c["status"] for c in node["status"]["conditions"]}["Ready"] == "True"
     assert node["status"]["allocatable"]["nvidia.com/gpu"] == "1"
     assert node["status"]["nodeInfo"]["kubeletVersion"] == "v1.37.2"
@@ -257,7 +258,7 @@ def test_a_restart_of_the_kubelet_hurts_no_pod_and_the_gpu_comes_back(cluster: C
     )
     eventually(
         "the GPU to be allocatable",
-        lambda: kubectl.get("node", NODE_NAME)["status"]["allocatable"].get("nvidia.com/gpu") == "1",
+        lambda: kubectl.get("node", FIRST_NODE.name)["status"]["allocatable"].get("nvidia.com/gpu") == "1",
     )
     kubectl.apply(gpu_pod("after-restart", "true"))
     eventually("a pod to get the GPU", lambda: kubectl.phase("after-restart") == "Succeeded")
@@ -349,7 +350,7 @@ def test_objects_volumes_and_images_are_found_again_after(way: str, cluster: Clu
     writer["spec"]["restartPolicy"] = "Always"
     kubectl.apply(writer)
     eventually("the pod to run", lambda: kubectl.phase("survivor") == "Running")
-    boot_id = kubectl.get("node", NODE_NAME)["status"]["nodeInfo"]["bootID"]
+    boot_id = kubectl.get("node", FIRST_NODE.name)["status"]["nodeInfo"]["bootID"]
     address = kubectl("config", "view", "--output=jsonpath={.clusters[0].cluster.server}")
 
     if way == "a power cut":
@@ -362,7 +363,7 @@ def test_objects_volumes_and_images_are_found_again_after(way: str, cluster: Clu
     data = kubectl.get("configmap", name, f"--namespace={NAMESPACE}")["data"]
     assert data == {"answer": "42"}
     assert kubectl("config", "view", "--output=jsonpath={.clusters[0].cluster.server}") == address
-    assert kubectl.get("node", NODE_NAME)["status"]["nodeInfo"]["bootID"] != boot_id
+    assert kubectl.get("node", FIRST_NODE.name)["status"]["nodeInfo"]["bootID"] != boot_id
     assert BUSYBOX_IMAGE in cluster.images()
 
     def restarted() -> bool:
@@ -427,7 +428,7 @@ def test_a_control_plane_without_a_node_answers_and_logs_who_asked_what() -> Non
 
 
 def _processes_of(cluster: Cluster) -> set[int]:
-    """Every process in the cluster's PID namespace or one below it, as the machine counts."""
+    """Every process in the PID namespaces of the cluster's nodes or one below them, as the machine counts."""
     children: dict[int, list[int]] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -435,7 +436,7 @@ def _processes_of(cluster: Cluster) -> set[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         children.setdefault(parent, []).append(int(stat.parent.name))
-    found, waiting = set(), [cluster.pid]
+    found, waiting = set(), [cluster.pid_of(node) for node in cluster.nodes]
     while waiting:
         process = waiting.pop()
         found.add(process)
@@ -465,12 +466,15 @@ def _host_state(cluster: Cluster) -> dict[str, object]:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["down", "SIGKILL of the first process and down"])
-def test_nothing_is_left_on_the_machine_after(way: str) -> None:
+@pytest.mark.parametrize(
+    ("nodes", "way"),
+    [(1, "down"), (1, "SIGKILL of the first process and down"), (2, "SIGKILL of the first process and down")],
+)
+def test_nothing_is_left_on_the_machine_after(nodes: int, way: str) -> None:
     cluster = fresh(f"{NAME}-7")
     before = _host_state(cluster)
     try:
-        cluster.up()
+        cluster.up(UpOptions(nodes=nodes))
         kubectl = Kubectl(cluster)
         kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
         kubectl.apply(pod("busy", "exec sleep 600"))
@@ -483,7 +487,7 @@ def test_nothing_is_left_on_the_machine_after(way: str) -> None:
             ),
         )
         processes = _processes_of(cluster)
-        assert len(processes) > 10
+        assert len(processes) > 10 * nodes
         if way != "down":
             os.kill(cluster.pid, 9)
             eventually("everything to end with the first process", lambda: not cluster.running)
@@ -492,6 +496,185 @@ def test_nothing_is_left_on_the_machine_after(way: str) -> None:
         cluster.down()
     eventually("every process to end", lambda: not any(Path(f"/proc/{each}").exists() for each in processes))
     assert _host_state(cluster) == before
+
+
+SECOND = Node(2)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Cluster]:
+    """A cluster that a second node has joined while it ran."""
+    cluster = fresh(f"{NAME}-8")
+    try:
+        cluster.up()
+        seconds = cluster.up(UpOptions(nodes=2), report=print)
+        print(f"a second node is ready after {seconds:.1f} s")
+        yield cluster
+    finally:
+        cluster.down()
+
+
+@pytest.fixture(scope="module")
+def kubectl_of_pair(pair: Cluster) -> Kubectl:
+    kubectl = Kubectl(pair)
+    kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+    return kubectl
+
+
+def at(node: Node, document: dict[str, Any]) -> dict[str, Any]:
+    return {**document, "spec": {**document["spec"], "nodeSelector": {"kubernetes.io/hostname": node.name}}}
+
+
+def test_a_second_node_is_as_good_as_the_first_and_offers_a_gpu_of_its_own(
+    pair: Cluster, kubectl_of_pair: Kubectl
+) -> None:
+    nodes = {node["metadata"]["name"]: node["status"] for node in kubectl_of_pair.get("nodes")["items"]}
+    assert {name: status["allocatable"]["nvidia.com/gpu"] for name, status in nodes.items()} == {
+        FIRST_NODE.name: "1",
+        SECOND.name: "1",
+    }
+    assert len({status["nodeInfo"]["bootID"] for status in nodes.values()}) == 2
+    assert BUSYBOX_IMAGE in pair.images(SECOND)
+    for node in (FIRST_NODE, SECOND):
+        kubectl_of_pair.apply(
+            at(node, gpu_pod(f"gpu-on-{node.name}", "hostname > /dev/termination-log; exec sleep 600"))
+        )
+    for node in (FIRST_NODE, SECOND):
+        name = f"gpu-on-{node.name}"
+        eventually("both to hold a GPU at the same time", lambda name=name: kubectl_of_pair.phase(name) == "Running")
+        held = eventually(
+            "the record of the holder",
+            lambda node=node: [e["pod"] for e in gpu_events(pair, node) if e["event"] == "Held"],
+        )
+        assert held == [name]
+        kubectl_of_pair("delete", "pod", name, f"--namespace={NAMESPACE}", "--now")
+    with pytest.raises(ClusterError, match="has 2 nodes, and none is ever taken away"):
+        pair.up(UpOptions(nodes=1))
+
+
+@pytest.mark.parametrize(
+    ("server", "client"), [(FIRST_NODE, SECOND), (SECOND, FIRST_NODE)], ids=["a server in node-1", "a server in node-2"]
+)
+def test_pods_of_two_nodes_reach_each_other_by_a_service_and_share_a_directory(
+    server: Node, client: Node, pair: Cluster, kubectl_of_pair: Kubectl
+) -> None:
+    kubectl, name, in_namespace = kubectl_of_pair, f"on-{server.name}", f"--namespace={NAMESPACE}"
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": "",
+            "claimRef": {"namespace": NAMESPACE, "name": name},
+            "hostPath": {"path": str(SHARED)},
+        },
+    }
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "storageClassName": "",
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "spec": {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]},
+    }
+    mounted = {
+        "volumes": [{"name": "files", "persistentVolumeClaim": {"claimName": name}}],
+        "container": {"volumeMounts": [{"name": "files", "mountPath": "/files"}]},
+    }
+    serve = f"mkdir /files/{name}; echo from {name} > /files/{name}/index.html; exec httpd -f -p 8080 -h /files/{name}"
+    ask = f"until wget -q -O- http://{name}; do sleep 0.2; done; cat /files/{name}/index.html; hostname"
+    kubectl.apply(volume, claim, service, at(server, pod(name, serve, **mounted)))
+    kubectl.apply(at(client, pod(f"client-of-{name}", ask, **mounted)))
+    eventually("the client to finish", lambda: kubectl.phase(f"client-of-{name}") == "Succeeded")
+    said = kubectl("logs", f"client-of-{name}", in_namespace).splitlines()
+    assert said == [f"from {name}", f"from {name}", f"client-of-{name}"]
+    assert (pair.layout.shared / name / "index.html").read_text() == f"from {name}\n"
+    assert kubectl("exec", name, in_namespace, "--", "echo", "inside") == "inside"
+    placed = kubectl.get("pod", name, in_namespace)
+    assert (placed["spec"]["nodeName"], placed["status"]["hostIP"]) == (server.name, server.address)
+    kubectl("delete", "pod", name, f"client-of-{name}", in_namespace, "--now")
+
+
+def test_what_runs_on_a_drained_node_goes_to_the_other(pair: Cluster, kubectl_of_pair: Kubectl) -> None:
+    kubectl, in_namespace = kubectl_of_pair, f"--namespace={NAMESPACE}"
+    template = pod("mover", "exec sleep 600")
+    deployment = {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "mover", "namespace": NAMESPACE},
+        "spec": {
+            "selector": {"matchLabels": {"app": "mover"}},
+            "template": {
+                "metadata": {"labels": {"app": "mover"}},
+                "spec": {**template["spec"], "restartPolicy": "Always"},
+            },
+        },
+    }
+
+    def place() -> str:
+        pods = kubectl.get("pods", in_namespace, "--selector=app=mover", "--field-selector=status.phase=Running")[
+            "items"
+        ]
+        return pods[0]["spec"]["nodeName"] if len(pods) == 1 else ""
+
+    kubectl.apply(deployment)
+    before = eventually("the pod to run", place)
+    kubectl("drain", before, "--ignore-daemonsets", "--force", "--timeout=60s")
+    try:
+        after = eventually("the pod to run elsewhere", lambda: place() if place() != before else "")
+        assert {before, after} == {FIRST_NODE.name, SECOND.name}
+    finally:
+        kubectl("uncordon", before)
+        kubectl("delete", "deployment", "mover", in_namespace, "--wait")
+
+
+def test_a_power_cut_of_the_second_node_leaves_the_first_alone(pair: Cluster, kubectl_of_pair: Kubectl) -> None:
+    kubectl, in_namespace = kubectl_of_pair, f"--namespace={NAMESPACE}"
+    for node in (FIRST_NODE, SECOND):
+        steady = at(node, pod(f"steady-{node.number}", "exec sleep 600"))
+        steady["spec"]["restartPolicy"] = "Always"
+        kubectl.apply(steady)
+    for node in (FIRST_NODE, SECOND):
+        name = f"steady-{node.number}"
+        eventually("both pods to run", lambda name=name: kubectl.phase(name) == "Running")
+
+    def restarts(name: str) -> int:
+        [status] = kubectl.get("pod", name, in_namespace)["status"]["containerStatuses"]
+        return int(status["restartCount"]) if status["ready"] else -1
+
+    def boot_id(node: Node) -> str:
+        return str(kubectl.get("node", node.name)["status"]["nodeInfo"]["bootID"])
+
+    before = [boot_id(FIRST_NODE), boot_id(SECOND)]
+    kubectl("cordon", SECOND.name)
+    pair.power_cut(SECOND)
+    assert [pair.runs(FIRST_NODE), pair.runs(SECOND)] == [True, False]
+    assert kubectl("get", "--raw=/readyz") == "ok"
+    pair.up()
+    kubectl("uncordon", SECOND.name)
+    assert boot_id(FIRST_NODE) == before[0]
+    assert boot_id(SECOND) != before[1]
+    eventually("the second node's pod to be started again", lambda: restarts("steady-2") >= 1)
+    assert restarts("steady-1") == 0
+    kubectl("delete", "pod", "steady-1", "steady-2", in_namespace, "--now")
+
+
+def test_both_nodes_are_there_again_after_the_cluster_was_down(pair: Cluster, kubectl_of_pair: Kubectl) -> None:
+    pair.down(keep_data=True)
+    assert not any(pair.runs(node) for node in pair.nodes)
+    pair.up()
+    kubectl_of_pair.apply(at(SECOND, gpu_pod("at-last", "true")))
+    eventually("a pod of the second node to end", lambda: kubectl_of_pair.phase("at-last") == "Succeeded")
 
 
 KIND = "kind: Cluster\napiVersion: kind.x-k8s.io/v1alpha4\n"

@@ -67,6 +67,7 @@ class TestCluster:
     keep: bool
     #: Whether the API server writes down every request.
     audit: bool = False
+    nodes: int = 1
 
     def start(self, terminal: Terminal) -> Access:
         _stream(terminal, "tests/cluster/cluster.py", "build")
@@ -74,7 +75,7 @@ class TestCluster:
             terminal.line(f"the cluster {self.name} of earlier is replaced (--keep goes on with it)")
             _stream(terminal, "tests/cluster/cluster.py", "down", "--name", self.name)
         if "up" not in self._states():
-            flags = ["--audit"] if self.audit else []
+            flags = ["--nodes", str(self.nodes), *(["--audit"] if self.audit else [])]
             _stream(terminal, "tests/cluster/cluster.py", "up", "--name", self.name, *flags)
         return Access(NAMESPACE, environment_of(self.name))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from testcluster.layout import ClusterError
+from testcluster.layout import Node as ClusterNode
 from testcluster.lifecycle import Cluster
 
 from containerimages.archive import Counter, OciImage, layers_of_docker_archive, layers_of_layout, pipe, write_oci
@@ -39,19 +40,20 @@ class Node(Protocol):
 
 
 class TestClusterNode:
-    """The node of a test cluster."""
+    """A node of a test cluster."""
 
-    def __init__(self, name: str) -> None:
-        self.name = f"cluster {name}"
-        self._cluster = Cluster(name)
+    def __init__(self, cluster: Cluster, node: ClusterNode) -> None:
+        self.name = f"{node.name} of cluster {cluster.name}"
+        self._cluster = cluster
+        self._node = node
 
     def ctr(self, arguments: Sequence[str]) -> str | None:
-        result = self._cluster.run(["ctr", *arguments], capture_output=True, text=True)
+        result = self._cluster.run(["ctr", *arguments], self._node, capture_output=True, text=True)
         return str(result.stdout) if result.returncode == 0 else None
 
     def take(self, stream: IO[bytes]) -> None:
         try:
-            self._cluster.import_image(stream)
+            self._cluster.import_image(stream, self._node)
         except ClusterError as error:
             raise ImageError(str(error)) from error
 
@@ -74,7 +76,7 @@ class TestClusterNode:
         mounts = self.ctr(["snapshots", "mounts", "/target", key]) or ""
         place = re.search(r"(?:upperdir=|-t bind )/var/lib/containerd/([^, ]+)", mounts)
         if place is not None:
-            target = self._cluster.layout.data / "containerd" / place[1]
+            target = self._cluster.layout.on(self._node).node_data / "containerd" / place[1]
             # While buildah works, its directory is a mount of its own, and no link leads out of a mount: look below it.
             script = 'umount --lazy "$1"; exec cp --archive --link --no-target-directory "$2" "$3"'
             command = [

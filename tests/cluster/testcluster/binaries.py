@@ -43,6 +43,7 @@ _PACKAGES: Mapping[str, Path] = {
     "nftables": Path("/usr/sbin/nft"),
     "conntrack": Path("/usr/sbin/conntrack"),
     "util-linux": Path("/usr/bin/nsenter"),
+    "openssl": Path("/usr/bin/openssl"),
     "busybox-static": _BUSYBOX,
     "buildah": Path("/usr/bin/buildah"),
     "debootstrap": Path("/usr/sbin/debootstrap"),

@@ -1,4 +1,4 @@
-"""How each process of a cluster is started: its command line and configuration. Pure, but for `write_configs`."""
+"""How each process of a node is started: its command line and configuration. Pure, but for `write_configs`."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ from typing import Any
 from testcluster.binaries import CNI_DIRECTORY
 from testcluster.layout import (
     BUSYBOX_IMAGE,
+    CLUSTER_CIDR,
     CLUSTER_DOMAIN,
     DNS_SERVICE_ADDRESS,
-    NODE_ADDRESS,
-    NODE_NAME,
+    FIRST_NODE,
     PAUSE_IMAGE,
-    POD_CIDR,
     SERVICE_CIDR,
     Layout,
+    Node,
 )
 
-# Inside the cluster's own mounts; see supervisor.py.
+# Inside a node's own mounts; see supervisor.py.
 KINE_SOCKET = Path("/run/kine.sock")
 CONTAINERD_SOCKET = Path("/run/containerd/containerd.sock")
 KUBELET_ROOT = Path("/var/lib/kubelet")
 CONTAINERD_ROOT = Path("/var/lib/containerd")
 # Where k3s keeps the volumes of its local-path storage class.
 VOLUMES = Path("/var/lib/rancher/k3s/storage")
+# The one directory all nodes have in common.
+SHARED = Path("/var/lib/azaion-test-shared")
 
 LISTENER_DESCRIPTOR = 3
 # kine's own defaults, which k3s runs with; naming a file drops them, so they are said again.
@@ -41,7 +43,7 @@ PROVISIONER_ACCOUNT = "local-path-provisioner-service-account"
 
 @dataclass(frozen=True)
 class Component:
-    """A process of the cluster, kept running until it is told to stop."""
+    """A process of a node, kept running until it is told to stop."""
 
     name: str
     command: Sequence[str]
@@ -52,8 +54,8 @@ class Component:
 
 
 @dataclass(frozen=True)
-class ClusterSpec:
-    """What a cluster is started with."""
+class NodeSpec:
+    """What a node is started with: the first one with the control plane, or that alone; `layout` is seen from it."""
 
     layout: Layout
     binaries: Path
@@ -61,9 +63,12 @@ class ClusterSpec:
     control_plane_only: bool
     audit: bool
 
+    @property
+    def node(self) -> Node:
+        return self.layout.node
 
-def _kubeconfig(spec: ClusterSpec, user: str) -> dict[str, Any]:
-    pki = spec.layout.pki
+
+def _kubeconfig(spec: NodeSpec, user: str, certificates: Path) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Config",
@@ -72,14 +77,17 @@ def _kubeconfig(spec: ClusterSpec, user: str) -> dict[str, Any]:
                 "name": "local",
                 "cluster": {
                     "server": f"https://127.0.0.1:{spec.port}",
-                    "certificate-authority": str(pki / "ca.crt"),
+                    "certificate-authority": str(spec.layout.pki / "ca.crt"),
                 },
             }
         ],
         "users": [
             {
                 "name": user,
-                "user": {"client-certificate": str(pki / f"{user}.crt"), "client-key": str(pki / f"{user}.key")},
+                "user": {
+                    "client-certificate": str(certificates / f"{user}.crt"),
+                    "client-key": str(certificates / f"{user}.key"),
+                },
             }
         ],
         "contexts": [{"name": "local", "context": {"cluster": "local", "user": user}}],
@@ -87,15 +95,15 @@ def _kubeconfig(spec: ClusterSpec, user: str) -> dict[str, Any]:
     }
 
 
-def _kubelet_config(spec: ClusterSpec) -> dict[str, Any]:
-    pki = spec.layout.pki
+def _kubelet_config(spec: NodeSpec) -> dict[str, Any]:
+    pki = spec.layout.node_pki
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "authentication": {
             "anonymous": {"enabled": False},
             "webhook": {"enabled": True},
-            "x509": {"clientCAFile": str(pki / "ca.crt")},
+            "x509": {"clientCAFile": str(spec.layout.pki / "ca.crt")},
         },
         "authorization": {"mode": "Webhook"},
         "tlsCertFile": str(pki / "kubelet-serving.crt"),
@@ -126,7 +134,7 @@ def _kubelet_config(spec: ClusterSpec) -> dict[str, Any]:
     }
 
 
-def _containerd_config(spec: ClusterSpec) -> str:
+def _containerd_config(spec: NodeSpec) -> str:
     runtime = 'runtime_type = "io.containerd.runc.v2"'
     return f"""version = 3
 root = "{CONTAINERD_ROOT}"
@@ -158,7 +166,7 @@ state = "/run/containerd"
 """
 
 
-def _cni_config() -> dict[str, Any]:
+def _cni_config(node: Node) -> dict[str, Any]:
     return {
         "cniVersion": "1.0.0",
         "name": "azaion-test",
@@ -171,7 +179,7 @@ def _cni_config() -> dict[str, Any]:
                 "ipam": {
                     "type": "host-local",
                     "dataDir": "/run/cni-addresses",
-                    "ranges": [[{"subnet": POD_CIDR}]],
+                    "ranges": [[{"subnet": node.pod_cidr}]],
                     "routes": [{"dst": "0.0.0.0/0"}],
                 },
             },
@@ -180,9 +188,9 @@ def _cni_config() -> dict[str, Any]:
     }
 
 
-def _corefile(spec: ClusterSpec) -> str:
+def _corefile(spec: NodeSpec) -> str:
     return f""".:53 {{
-    bind {NODE_ADDRESS}
+    bind {FIRST_NODE.address}
     errors
     kubernetes {CLUSTER_DOMAIN} in-addr.arpa ip6.arpa {{
         kubeconfig {spec.layout.config / "coredns.kubeconfig"}
@@ -215,19 +223,28 @@ def provisioner_helper_pod() -> dict[str, Any]:
     }
 
 
-def config_files(spec: ClusterSpec) -> Mapping[Path, str]:
-    """Every configuration file of the cluster's processes, by path."""
-    config = spec.layout.config
-    users = ["kube-controller-manager", "kube-scheduler", "kube-proxy", "node", "coredns", "local-path-provisioner"]
-    files = {config / f"{user}.kubeconfig": json.dumps(_kubeconfig(spec, user)) for user in users}
-    return files | {
+def config_files(spec: NodeSpec) -> Mapping[Path, str]:
+    """Every configuration file of the node's processes, by path."""
+    config, node = spec.layout.config, spec.node
+    files = {
+        config / "kube-proxy.kubeconfig": json.dumps(_kubeconfig(spec, "kube-proxy", spec.layout.pki)),
+        config / "node.kubeconfig": json.dumps(_kubeconfig(spec, "node", spec.layout.node_pki)),
         config / "kubelet.json": json.dumps(_kubelet_config(spec), indent=1),
         config / "containerd.toml": _containerd_config(spec),
-        config / "cni" / "10-azaion-test.conflist": json.dumps(_cni_config()),
-        config / "Corefile": _corefile(spec),
+        config / "cni" / "10-azaion-test.conflist": json.dumps(_cni_config(node)),
         # There is no network beyond the cluster's own, so its DNS is the only server there is.
         config / "resolv.conf": f"nameserver {DNS_SERVICE_ADDRESS}\n",
-        config / "hosts": f"127.0.0.1 localhost\n{NODE_ADDRESS} {NODE_NAME}\n",
+        config / "hosts": f"127.0.0.1 localhost\n{node.address} {node.name}\n",
+    }
+    return files | _control_plane_files(spec) if node.first else files
+
+
+def _control_plane_files(spec: NodeSpec) -> dict[Path, str]:
+    config = spec.layout.config
+    users = ["kube-controller-manager", "kube-scheduler", "coredns", "local-path-provisioner"]
+    return {
+        **{config / f"{user}.kubeconfig": json.dumps(_kubeconfig(spec, user, spec.layout.pki)) for user in users},
+        config / "Corefile": _corefile(spec),
         config / "audit-policy.json": json.dumps(
             {
                 "apiVersion": "audit.k8s.io/v1",
@@ -241,14 +258,14 @@ def config_files(spec: ClusterSpec) -> Mapping[Path, str]:
     }
 
 
-def write_configs(spec: ClusterSpec) -> None:
+def write_configs(spec: NodeSpec) -> None:
     """Write every configuration file."""
     for path, text in config_files(spec).items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
 
 
-def _apiserver(spec: ClusterSpec) -> Component:
+def _apiserver(spec: NodeSpec) -> Component:
     pki, config = spec.layout.pki, spec.layout.config
     audit = (
         [
@@ -265,7 +282,7 @@ def _apiserver(spec: ClusterSpec) -> Component:
         command=[
             str(spec.binaries / "kube-apiserver"),
             f"--etcd-servers=unix://{KINE_SOCKET}",
-            f"--advertise-address={NODE_ADDRESS}",
+            f"--advertise-address={FIRST_NODE.address}",
             # The same port inside and outside, so that one kubeconfig serves both.
             f"--secure-port={spec.port}",
             f"--service-cluster-ip-range={SERVICE_CIDR}",
@@ -296,7 +313,7 @@ def _apiserver(spec: ClusterSpec) -> Component:
     )
 
 
-def _controller_manager(spec: ClusterSpec) -> Component:
+def _controller_manager(spec: NodeSpec) -> Component:
     pki, kubeconfig = spec.layout.pki, spec.layout.config / "kube-controller-manager.kubeconfig"
     return Component(
         name="kube-controller-manager",
@@ -316,96 +333,142 @@ def _controller_manager(spec: ClusterSpec) -> Component:
     )
 
 
-def components(spec: ClusterSpec) -> Sequence[Component]:
-    """Every process of the cluster, in the order of starting."""
-    binaries, config = spec.binaries, spec.layout.config
-    kine = Component(
+def _kine(spec: NodeSpec) -> Component:
+    return Component(
         name="kine",
         command=[
-            str(binaries / "kine"),
+            str(spec.binaries / "kine"),
             f"--endpoint=sqlite://{spec.layout.data / 'kine.db'}?{_SQLITE_OPTIONS}",
             f"--listen-address=unix://{KINE_SOCKET}",
             "--metrics-bind-address=0",
         ],
         wait_for=KINE_SOCKET,
     )
-    forward = Component(
+
+
+def _forward(spec: NodeSpec, to: str, wait_for: int | None = None) -> Component:
+    return Component(
         name="forward",
         command=[
-            str(binaries / "node-tools"),
+            str(spec.binaries / "node-tools"),
             "forward",
             f"--listen-fd={LISTENER_DESCRIPTOR}",
-            f"--to=127.0.0.1:{spec.port}",
+            f"--to={to}:{spec.port}",
         ],
         needs_listener=True,
+        wait_for=wait_for,
     )
-    control_plane = [kine, _apiserver(spec), forward, _controller_manager(spec)]
-    if spec.control_plane_only:
-        return control_plane
-    containerd = Component(
+
+
+def _containerd(spec: NodeSpec) -> Component:
+    return Component(
         name="containerd",
-        command=[str(binaries / "containerd"), f"--config={config / 'containerd.toml'}"],
+        command=[str(spec.binaries / "containerd"), f"--config={spec.layout.config / 'containerd.toml'}"],
         # containerd finds its shim on the PATH.
-        environment={"PATH": f"{binaries}:/usr/sbin:/usr/bin:/sbin:/bin"},
+        environment={"PATH": f"{spec.binaries}:/usr/sbin:/usr/bin:/sbin:/bin"},
         wait_for=CONTAINERD_SOCKET,
     )
-    scheduler_kubeconfig = config / "kube-scheduler.kubeconfig"
+
+
+def _kubelet(spec: NodeSpec) -> Component:
+    config = spec.layout.config
+    return Component(
+        name="kubelet",
+        command=[
+            str(spec.binaries / "kubelet"),
+            f"--config={config / 'kubelet.json'}",
+            f"--kubeconfig={config / 'node.kubeconfig'}",
+            f"--hostname-override={spec.node.name}",
+            f"--node-ip={spec.node.address}",
+            f"--root-dir={KUBELET_ROOT}",
+            f"--cert-dir={KUBELET_ROOT / 'pki'}",
+        ],
+    )
+
+
+def _scheduler(spec: NodeSpec) -> Component:
+    kubeconfig = spec.layout.config / "kube-scheduler.kubeconfig"
+    return Component(
+        name="kube-scheduler",
+        command=[
+            str(spec.binaries / "kube-scheduler"),
+            f"--kubeconfig={kubeconfig}",
+            f"--authentication-kubeconfig={kubeconfig}",
+            f"--authorization-kubeconfig={kubeconfig}",
+            "--leader-elect=false",
+        ],
+    )
+
+
+def _proxy(spec: NodeSpec) -> Component:
+    return Component(
+        name="kube-proxy",
+        command=[
+            str(spec.binaries / "kube-proxy"),
+            f"--kubeconfig={spec.layout.config / 'kube-proxy.kubeconfig'}",
+            f"--hostname-override={spec.node.name}",
+            f"--cluster-cidr={CLUSTER_CIDR}",
+            "--proxy-mode=nftables",
+            "--conntrack-max-per-core=0",
+            "--conntrack-tcp-timeout-established=0s",
+            "--conntrack-tcp-timeout-close-wait=0s",
+        ],
+    )
+
+
+def _coredns(spec: NodeSpec) -> Component:
+    return Component(
+        name="coredns", command=[str(spec.binaries / "coredns"), "-conf", str(spec.layout.config / "Corefile")]
+    )
+
+
+def _provisioner(spec: NodeSpec) -> Component:
+    config = spec.layout.config
+    return Component(
+        name="local-path-provisioner",
+        command=[
+            str(spec.binaries / "local-path-provisioner"),
+            "start",
+            f"--config={config / 'local-path' / 'config.json'}",
+            f"--helper-pod-file={config / 'local-path' / 'helperPod.yaml'}",
+            f"--configmap-name={PROVISIONER_CONFIG_MAP}",
+            f"--namespace={PROVISIONER_NAMESPACE}",
+            f"--service-account-name={PROVISIONER_ACCOUNT}",
+            f"--helper-image={BUSYBOX_IMAGE}",
+            f"--kubeconfig={config / 'local-path-provisioner.kubeconfig'}",
+        ],
+        environment={"CONFIG_MOUNT_PATH": str(config / "local-path")},
+    )
+
+
+def _gpu(spec: NodeSpec) -> Component:
+    return Component(
+        name="gpu-device-plugin",
+        command=[str(spec.binaries / "node-tools"), "gpu-device-plugin", f"--log={spec.layout.gpu_log}"],
+    )
+
+
+def components(spec: NodeSpec) -> Sequence[Component]:
+    """Every process of the node, in the order of starting."""
+    if not spec.node.first:
+        return [
+            _containerd(spec),
+            # As on an agent of k3s: what runs here finds the API server at the address it has on the first node.
+            _forward(spec, FIRST_NODE.address, wait_for=spec.port),
+            _kubelet(spec),
+            _proxy(spec),
+            _gpu(spec),
+        ]
+    control_plane = [_kine(spec), _apiserver(spec), _forward(spec, "127.0.0.1"), _controller_manager(spec)]
+    if spec.control_plane_only:
+        return control_plane
     return [
-        containerd,
+        _containerd(spec),
         *control_plane,
-        Component(
-            name="kubelet",
-            command=[
-                str(binaries / "kubelet"),
-                f"--config={config / 'kubelet.json'}",
-                f"--kubeconfig={config / 'node.kubeconfig'}",
-                f"--hostname-override={NODE_NAME}",
-                f"--node-ip={NODE_ADDRESS}",
-                f"--root-dir={KUBELET_ROOT}",
-                f"--cert-dir={KUBELET_ROOT / 'pki'}",
-            ],
-        ),
-        Component(
-            name="kube-scheduler",
-            command=[
-                str(binaries / "kube-scheduler"),
-                f"--kubeconfig={scheduler_kubeconfig}",
-                f"--authentication-kubeconfig={scheduler_kubeconfig}",
-                f"--authorization-kubeconfig={scheduler_kubeconfig}",
-                "--leader-elect=false",
-            ],
-        ),
-        Component(
-            name="kube-proxy",
-            command=[
-                str(binaries / "kube-proxy"),
-                f"--kubeconfig={config / 'kube-proxy.kubeconfig'}",
-                f"--hostname-override={NODE_NAME}",
-                f"--cluster-cidr={POD_CIDR}",
-                "--proxy-mode=nftables",
-                "--conntrack-max-per-core=0",
-                "--conntrack-tcp-timeout-established=0s",
-                "--conntrack-tcp-timeout-close-wait=0s",
-            ],
-        ),
-        Component(name="coredns", command=[str(binaries / "coredns"), "-conf", str(config / "Corefile")]),
-        Component(
-            name="local-path-provisioner",
-            command=[
-                str(binaries / "local-path-provisioner"),
-                "start",
-                f"--config={config / 'local-path' / 'config.json'}",
-                f"--helper-pod-file={config / 'local-path' / 'helperPod.yaml'}",
-                f"--configmap-name={PROVISIONER_CONFIG_MAP}",
-                f"--namespace={PROVISIONER_NAMESPACE}",
-                f"--service-account-name={PROVISIONER_ACCOUNT}",
-                f"--helper-image={BUSYBOX_IMAGE}",
-                f"--kubeconfig={config / 'local-path-provisioner.kubeconfig'}",
-            ],
-            environment={"CONFIG_MOUNT_PATH": str(config / "local-path")},
-        ),
-        Component(
-            name="gpu-device-plugin",
-            command=[str(binaries / "node-tools"), "gpu-device-plugin", f"--log={spec.layout.gpu_log}"],
-        ),
+        _kubelet(spec),
+        _scheduler(spec),
+        _proxy(spec),
+        _coredns(spec),
+        _provisioner(spec),
+        _gpu(spec),
     ]

@@ -8,17 +8,15 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent.parent
 
-# Every cluster has a network namespace of its own, so all of them use the same addresses: k3s's ranges.
-NODE_NAME = "node-1"
-NODE_ADDRESS = "10.44.0.1"
+# Every cluster has network namespaces of its own, so all of them use the same addresses: k3s's ranges.
 NODE_PREFIX = 24
 NODE_INTERFACE = "node0"
-POD_CIDR = "10.42.0.0/24"
+CLUSTER_CIDR = "10.42.0.0/16"
 SERVICE_CIDR = "10.43.0.0/16"
 API_SERVICE_ADDRESS = "10.43.0.1"
 DNS_SERVICE_ADDRESS = "10.43.0.10"
@@ -34,9 +32,39 @@ DEFAULT_NAME = "default"
 # At most 30 characters: the name becomes part of a control socket's path, of a context and of cgroup names.
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 
+# What the addresses of nodes and the subnets of their pods have room for.
+MOST_NODES = 250
+
 
 class ClusterError(Exception):
     """Something about the test cluster failed; the text says what, where, and what to do."""
+
+
+@dataclass(frozen=True, order=True)
+class Node:
+    """A node of a cluster by its number, from 1. The first one runs the control plane as well."""
+
+    number: int
+
+    @property
+    def first(self) -> bool:
+        return self.number == 1
+
+    @property
+    def name(self) -> str:
+        return f"node-{self.number}"
+
+    @property
+    def address(self) -> str:
+        return f"10.44.0.{self.number}"
+
+    @property
+    def pod_cidr(self) -> str:
+        """Where its pods have their addresses."""
+        return f"10.42.{self.number - 1}.0/24"
+
+
+FIRST_NODE = Node(1)
 
 
 def cache_directory() -> Path:
@@ -56,11 +84,21 @@ def clusters_directory() -> Path:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where one cluster keeps what. `directory` is the state of this start, `data` what a later start finds again."""
+    """Where a cluster keeps what, and one of its nodes, the first unless `on` another.
+
+    `directory` is the state of this start, `data` what a later start finds again.
+    """
 
     name: str
     directory: Path
     data: Path
+    node: Node = FIRST_NODE
+
+    def on(self, node: Node) -> Layout:
+        """The same cluster as seen from that node."""
+        return replace(self, node=node)
+
+    # The cluster's
 
     @property
     def kubeconfig(self) -> Path:
@@ -71,29 +109,8 @@ class Layout:
         return self.directory / "cluster.json"
 
     @property
-    def process(self) -> Path:
-        """The first process's id and start time, written by itself."""
-        return self.directory / "process.json"
-
-    @property
-    def control_socket(self) -> Path:
-        return self.directory / "control.sock"
-
-    @property
-    def logs(self) -> Path:
-        return self.directory / "logs"
-
-    @property
     def audit_log(self) -> Path:
-        return self.logs / "audit.log"
-
-    @property
-    def gpu_log(self) -> Path:
-        return self.logs / "gpu-events.jsonl"
-
-    @property
-    def config(self) -> Path:
-        return self.directory / "config"
+        return self.on(FIRST_NODE).logs / "audit.log"
 
     @property
     def tool_cache(self) -> Path:
@@ -113,9 +130,54 @@ class Layout:
         return f"azaion-test-{self.name}"
 
     @property
+    def shared(self) -> Path:
+        """A directory that every node has at the same place, as machines have one of a file server."""
+        return self.data / "shared"
+
+    # The node's; the first one's lies where that of a cluster with a single node does
+
+    def _of_node(self, directory: Path) -> Path:
+        return directory if self.node.first else directory / "nodes" / self.node.name
+
+    @property
+    def node_directory(self) -> Path:
+        return self._of_node(self.directory)
+
+    @property
+    def node_data(self) -> Path:
+        return self._of_node(self.data)
+
+    @property
+    def node_pki(self) -> Path:
+        """Where the kubelet's certificates are."""
+        return self._of_node(self.pki)
+
+    @property
+    def process(self) -> Path:
+        """The id and start time of the node's first process, written by itself."""
+        return self.node_directory / "process.json"
+
+    @property
+    def control_socket(self) -> Path:
+        return self.node_directory / "control.sock"
+
+    @property
+    def logs(self) -> Path:
+        return self.node_directory / "logs"
+
+    @property
+    def gpu_log(self) -> Path:
+        return self.logs / "gpu-events.jsonl"
+
+    @property
+    def config(self) -> Path:
+        return self.node_directory / "config"
+
+    @property
     def cgroup(self) -> str:
-        """The cgroup, below every controller's root, that holds all pods of this cluster."""
-        return f"azaion-test-{self.name}"
+        """The cgroup, below every controller's root, that holds the node's pods; the first one's holds the others'."""
+        cluster = f"azaion-test-{self.name}"
+        return cluster if self.node.first else f"{cluster}/{self.node.name}"
 
 
 @dataclass(frozen=True)
@@ -130,9 +192,14 @@ class Record:
     control_plane_only: bool
     audit: bool
     binaries: str
+    nodes: int = 1
 
     def write(self, path: Path) -> None:
-        _replace(path, json.dumps(asdict(self), indent=2) + "\n")
+        fields = asdict(self)
+        if self.nodes == 1:
+            # As before there were several: the sources of an earlier release load their images by this file.
+            del fields["nodes"]
+        _replace(path, json.dumps(fields, indent=2) + "\n")
 
     @staticmethod
     def read(path: Path) -> Record | None:

@@ -14,21 +14,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from testcluster import binaries, components, objects
+from testcluster import binaries, components, objects, pki
 from testcluster.layout import (
-    API_SERVICE_ADDRESS,
     DEFAULT_NAME,
+    FIRST_NODE,
     MARKER_NAME,
     MARKER_NAMESPACE,
-    NODE_ADDRESS,
-    NODE_NAME,
+    MOST_NODES,
     SOURCE,
     ClusterError,
     Layout,
+    Node,
     ProcessIdentity,
     Record,
     check_name,
@@ -82,11 +83,15 @@ def _listener(preferred_port: int) -> socket.socket:
 
 @dataclass(frozen=True)
 class UpOptions:
-    """How a cluster is started. `data` keeps its objects and volumes elsewhere than with the rest of its state."""
+    """How a cluster is started. `data` keeps its objects and volumes elsewhere than with the rest of its state.
+
+    None `nodes` are as many as it has, one when it is new; more than it has are added.
+    """
 
     data: Path | None = None
     control_plane_only: bool = False
     audit: bool = False
+    nodes: int | None = None
 
 
 class Cluster:
@@ -115,17 +120,37 @@ class Cluster:
         return self.layout.kubeconfig
 
     @property
+    def nodes(self) -> list[Node]:
+        """Its nodes, whether they run or not; one where there is a control plane alone. Raises ClusterError."""
+        return [Node(number) for number in range(1, self._need_record().nodes + 1)]
+
+    def node(self, name: str) -> Node:
+        """The node of that name. Raises ClusterError."""
+        known = {node.name: node for node in self.nodes}
+        if name not in known:
+            raise ClusterError(f"cluster {self.name!r} has no node {name!r}; it has {', '.join(known)}")
+        return known[name]
+
+    @property
     def running(self) -> bool:
-        """Whether the cluster's first process lives."""
-        process = ProcessIdentity.read(self.layout.process)
-        return process is not None and process.alive
+        """Whether the first process of the cluster, that of its first node, lives."""
+        return _runs(self.layout)
+
+    def runs(self, node: Node) -> bool:
+        """Whether the first process of the node lives."""
+        return _runs(self.layout.on(node))
 
     @property
     def pid(self) -> int:
         """The first process, as the machine counts. Raises ClusterError when the cluster does not run."""
-        process = ProcessIdentity.read(self.layout.process)
+        return self.pid_of(FIRST_NODE)
+
+    def pid_of(self, node: Node) -> int:
+        """The node's first process, as the machine counts. Raises ClusterError when the node does not run."""
+        process = ProcessIdentity.read(self.layout.on(node).process)
         if process is None or not process.alive:
-            raise ClusterError(f"cluster {self.name!r} does not run; start it with `cluster.py up --name {self.name}`")
+            what = f"cluster {self.name!r}" if node.first else f"{node.name} of cluster {self.name!r}"
+            raise ClusterError(f"{what} does not run; start it with `cluster.py up --name {self.name}`")
         return process.pid
 
     def api(self) -> objects.Api:
@@ -151,13 +176,15 @@ class Cluster:
         started_s = time.monotonic()
         with locked(layout_of(self.name).directory):
             record = self.record
+            self._check_nodes(record, options)
             if self.running and record is not None:
                 self._check_same(record, options)
                 report(f"cluster {self.name} is up already")
             else:
                 record = self._prepare(record, options, built)
-                self._launch(record)
-            self._wait_until_ready(record, built, started_s, report)
+                self._launch_first(record)
+            self._launch_others(options.nodes)
+            self._wait_until_ready(built, started_s, report)
         return time.monotonic() - started_s
 
     def _check_same(self, record: Record, options: UpOptions) -> None:
@@ -167,18 +194,28 @@ class Cluster:
                 f"audit: {record.audit}); run `cluster.py down --keep-data --name {self.name}` first"
             )
 
+    def _check_nodes(self, previous: Record | None, options: UpOptions) -> None:
+        there = previous.nodes if previous else 1
+        wanted = there if options.nodes is None else options.nodes
+        if not 1 <= wanted <= MOST_NODES:
+            raise ClusterError(f"a cluster has 1 to {MOST_NODES} nodes, not {wanted}")
+        if options.control_plane_only and wanted > 1:
+            raise ClusterError(f"cluster {self.name!r} cannot have {wanted} nodes and be a control plane only")
+        if wanted < there:
+            raise ClusterError(
+                f"cluster {self.name!r} has {there} nodes, and none is ever taken away: drain and power-cut one "
+                f"instead, or begin anew after `cluster.py down --name {self.name}`"
+            )
+
     def _prepare(self, previous: Record | None, options: UpOptions, built: binaries.Binaries) -> Record:
         if options.data is None and previous is not None and previous.data_is_external:
-            options = UpOptions(Path(previous.data), options.control_plane_only, options.audit)
+            options = replace(options, data=Path(previous.data))
         layout = layout_of(self.name, options.data)
         if layout.data.exists() and any(layout.data.iterdir()) and not layout.data_marker.exists():
             raise ClusterError(f"{layout.data} is not empty and holds no test cluster's data; choose another directory")
-        _remove_cgroups(layout)
-        for directory in (layout.directory, layout.logs, layout.data, layout.tool_cache):
+        for directory in (layout.directory, layout.data, layout.tool_cache):
             directory.mkdir(parents=True, exist_ok=True)
         layout.directory.chmod(0o700)
-        for leftover in (layout.process, layout.control_socket):
-            leftover.unlink(missing_ok=True)
         if not layout.data_marker.exists():
             _make_pki(layout, built)
             layout.data_marker.write_text(json.dumps({"id": secrets.token_hex(16)}))
@@ -191,63 +228,113 @@ class Cluster:
             control_plane_only=options.control_plane_only,
             audit=options.audit,
             binaries=str(built.directory),
+            nodes=previous.nodes if previous else 1,
         )
         record.write(layout.record)
         return record
 
-    def _launch(self, record: Record) -> None:
-        layout = self.layout
+    def _launch_first(self, record: Record) -> None:
         with _listener(record.port) as listener:
             port = listener.getsockname()[1]
             if port != record.port:
-                record = Record(**{**asdict(record), "port": port})
-                record.write(layout.record)
-            _write_kubeconfig(layout, port)
-            components.write_configs(_spec(layout, record))
-            description = {**asdict(record), "directory": str(layout.directory), "binaries": f"{record.binaries}/bin"}
-            with (layout.logs / "supervisor.log").open("ab") as log:
-                # In a session of its own it outlives the shell; killing `unshare` kills what it started.
-                namespaces = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child=SIGKILL", "--"]
-                supervisor = [sys.executable, "-B", "-m", "testcluster.supervisor"]
-                subprocess.run(
-                    ["setsid", "--fork", *namespaces, *supervisor, json.dumps(description), str(listener.fileno())],
-                    cwd="/",
-                    env={**os.environ, "PYTHONPATH": str(SOURCE)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    pass_fds=[listener.fileno()],
-                    check=True,
-                )
+                record = replace(record, port=port)
+                record.write(self.layout.record)
+            _write_kubeconfig(self.layout, port)
+            self._launch(FIRST_NODE, record, listener=listener.fileno())
+
+    def _launch_others(self, nodes: int | None) -> None:
+        """Start every further node that does not run, and note how many there are now."""
+        record = self._need_record()
+        if nodes is not None and nodes > record.nodes:
+            record = replace(record, nodes=nodes)
+            record.write(self.layout.record)
+        waiting = [node for node in self.nodes if not self.runs(node)]
+        if waiting:
+            first = partial(self._answers, FIRST_NODE)
+            _wait(f"the network of {FIRST_NODE.name}", first, 30, self._log_hint(FIRST_NODE))
+        for node in waiting:
+            pki.make_node_certificates(self.layout.on(node))
+            self._launch(node, record)
+            # The next one is told of this one's network.
+            _wait(f"the network of {node.name}", partial(self._answers, node), 30, self._log_hint(node))
+
+    def _answers(self, node: Node) -> bool:
+        if not self.runs(node):
+            raise ClusterError(f"{node.name} ended while starting; {self._log_hint(node)}")
+        try:
+            return bool(self._ask("status", node))
+        except OSError:
+            return False
+
+    def _log_hint(self, node: Node) -> str:
+        return f"see {self.layout.on(node).logs / 'supervisor.log'}"
+
+    def _launch(self, node: Node, record: Record, listener: int | None = None) -> None:
+        layout = self.layout.on(node)
+        _remove_cgroups(layout)
+        layout.logs.mkdir(parents=True, exist_ok=True)
+        for leftover in (layout.process, layout.control_socket):
+            leftover.unlink(missing_ok=True)
+        components.write_configs(_spec(layout, record))
+        running = [other for other in self.nodes if self.runs(other)]
+        with contextlib.ExitStack() as stack:
+            networks = {
+                other.number: stack.enter_context(Path(f"/proc/{self.pid_of(other)}/ns/net").open("rb")).fileno()
+                for other in running
+            }
+            description = {
+                **asdict(record),
+                "directory": str(layout.directory),
+                "binaries": f"{record.binaries}/bin",
+                "node": node.number,
+                "listener": listener,
+                "networks": networks,
+            }
+            # Within the processes of the first node: when that ends, so does everything.
+            within = [] if node.first else ["nsenter", "--target", str(self.pid), "--pid", "--"]
+            namespaces = ["unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child=SIGKILL", "--"]
+            supervisor = [sys.executable, "-B", "-m", "testcluster.supervisor", json.dumps(description)]
+            log = stack.enter_context((layout.logs / "supervisor.log").open("ab"))
+            # In a session of its own it outlives the shell; killing `unshare` kills what it started.
+            subprocess.run(
+                ["setsid", "--fork", *within, *namespaces, *supervisor],
+                cwd="/",
+                env={**os.environ, "PYTHONPATH": str(SOURCE)},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[*networks.values(), *([] if listener is None else [listener])],
+                check=True,
+            )
         _wait(
-            "the start of the cluster's first process",
+            f"the start of the first process of {node.name}",
             lambda: ProcessIdentity.read(layout.process) is not None,
             timeout_s=30,
-            hint=f"see {layout.logs / 'supervisor.log'}",
+            hint=self._log_hint(node),
         )
 
-    def _wait_until_ready(
-        self, record: Record, built: binaries.Binaries, started_s: float, report: Callable[[str], None]
-    ) -> None:
+    def _wait_until_ready(self, built: binaries.Binaries, started_s: float, report: Callable[[str], None]) -> None:
         layout = self.layout
         record = self._need_record()
         api = self.api()
 
-        def step(what: str, ready: Callable[[], bool], log: str) -> None:
+        def step(what: str, ready: Callable[[], bool], log: Path) -> None:
             def attempt() -> bool:
-                if not self.running:
-                    raise ClusterError(f"the cluster ended while starting; see {layout.logs / 'supervisor.log'}")
+                for node in self.nodes:
+                    if not self.runs(node):
+                        raise ClusterError(f"{node.name} ended while starting; {self._log_hint(node)}")
                 try:
                     return ready()
                 except OSError:
                     return False
 
             left_s = started_s + _READY_TIMEOUT_S - time.monotonic()
-            _wait(what, attempt, left_s, hint=f"see {layout.logs / log}")
+            _wait(what, attempt, left_s, hint=f"see {log}")
             report(f"{time.monotonic() - started_s:5.1f} s  {what}")
 
-        step("the API server is ready", lambda: api.request("GET", "/readyz")[0] == 200, "kube-apiserver.log")
-        step("namespaces exist", lambda: api.get("/api/v1/namespaces/kube-system") is not None, "kube-apiserver.log")
+        apiserver, controllers = layout.logs / "kube-apiserver.log", layout.logs / "kube-controller-manager.log"
+        step("the API server is ready", lambda: api.request("GET", "/readyz")[0] == 200, apiserver)
+        step("namespaces exist", lambda: api.get("/api/v1/namespaces/kube-system") is not None, apiserver)
         documents = [objects.marker(record.marker), *([] if record.control_plane_only else objects.node_objects())]
 
         def applied() -> bool:
@@ -255,41 +342,47 @@ class Cluster:
                 api.apply(document)
             return True
 
-        step("the cluster's own objects are there", applied, "kube-apiserver.log")
+        step("the cluster's own objects are there", applied, apiserver)
         if not record.control_plane_only:
-            self._import_stand_ins(built)
+            for node in self.nodes:
+                self._import_stand_ins(built, node)
             report(f"{time.monotonic() - started_s:5.1f} s  the stand-in images are imported")
-            step(f"{NODE_NAME} is Ready and offers its GPU", self._node_is_ready, "kubelet.log")
-            step("Services and cluster DNS answer", lambda: bool(self._ask("status")["dns"]), "kube-proxy.log")
+            for node in self.nodes:
+                logs = layout.on(node).logs
+                step(f"{node.name} is Ready and offers its GPU", partial(self._is_ready, node), logs / "kubelet.log")
+                step("Services and cluster DNS answer there", partial(self._has_dns, node), logs / "kube-proxy.log")
         step(
             "pods may be created",
             lambda: api.get("/api/v1/namespaces/default/serviceaccounts/default") is not None,
-            "kube-controller-manager.log",
+            controllers,
         )
 
-    def _node_is_ready(self) -> bool:
-        node = self.api().get(f"/api/v1/nodes/{NODE_NAME}")
-        if node is None:
+    def _is_ready(self, node: Node) -> bool:
+        found = self.api().get(f"/api/v1/nodes/{node.name}")
+        if found is None:
             return False
-        status = node["status"]
+        status = found["status"]
         conditions = {item["type"]: item["status"] for item in status.get("conditions", [])}
-        taints = {taint["key"] for taint in node["spec"].get("taints", [])}
+        taints = {taint["key"] for taint in found["spec"].get("taints", [])}
         return (
             # On data of an earlier start the node is still Ready by what its kubelet said then.
-            status["nodeInfo"]["bootID"] == self._ask("status")["bootId"]
+            status["nodeInfo"]["bootID"] == self._ask("status", node)["bootId"]
             and conditions.get("Ready") == "True"
-            # A node somebody cordoned stays so over a reboot.
-            and taints <= {"node.kubernetes.io/unschedulable"}
+            # What a person said of a node stays so over a reboot.
+            and taints <= {"node.kubernetes.io/unschedulable", "node.kubernetes.io/out-of-service"}
             and status["allocatable"].get("nvidia.com/gpu") == "1"
         )
 
-    def _import_stand_ins(self, built: binaries.Binaries) -> None:
-        listed = self.run(["ctr", "images", "list", "--quiet"], capture_output=True, text=True)
+    def _has_dns(self, node: Node) -> bool:
+        return bool(self._ask("status", node)["dns"])
+
+    def _import_stand_ins(self, built: binaries.Binaries, node: Node) -> None:
+        listed = self.run(["ctr", "images", "list", "--quiet"], node, capture_output=True, text=True)
         present = listed.stdout.split() if listed.returncode == 0 else []
         for reference, archive in built.images.items():
             if reference not in present:
                 with archive.open("rb") as stream:
-                    self.import_image(stream)
+                    self.import_image(stream, node)
 
     # Inside
 
@@ -305,29 +398,29 @@ class Cluster:
             "PATH": f"{record.binaries}/bin:{os.environ.get('PATH', '/usr/bin:/bin')}",
         }
 
-    def enter(self, command: Sequence[str]) -> list[str]:
-        """The command line that runs the command within the cluster's network, mounts and processes."""
+    def enter(self, command: Sequence[str], node: Node = FIRST_NODE) -> list[str]:
+        """The command line that runs the command within the node's network, mounts and processes."""
         # nsenter forgets the working directory with the old mounts, and a killed nsenter would leave the command.
         script = 'cd "$1" 2>/dev/null || cd /; shift; exec setpriv --pdeathsig TERM -- "$@"'
         return [
-            "nsenter", "--target", str(self.pid), "--net", "--mount", "--pid", "--uts", "--",
+            "nsenter", "--target", str(self.pid_of(node)), "--net", "--mount", "--pid", "--uts", "--",
             "/bin/sh", "-c", script, "enter", os.getcwd(), *command,
         ]  # fmt: skip
 
-    def run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[Any]:
-        """Run a command within the cluster; options and answer are subprocess.run's."""
+    def run(self, command: Sequence[str], node: Node = FIRST_NODE, **options: Any) -> subprocess.CompletedProcess[Any]:
+        """Run a command within the node; options and answer are subprocess.run's."""
         environment = {**os.environ, **self.environment()}
-        return subprocess.run(self.enter(command), env=environment, check=options.pop("check", False), **options)
+        return subprocess.run(self.enter(command, node), env=environment, check=options.pop("check", False), **options)
 
-    def execute(self, command: Sequence[str]) -> NoReturn:
-        """Become the command, within the cluster."""
-        arguments = self.enter(command)
+    def execute(self, command: Sequence[str], node: Node = FIRST_NODE) -> NoReturn:
+        """Become the command, within the node."""
+        arguments = self.enter(command, node)
         os.execvpe(arguments[0], arguments, {**os.environ, **self.environment()})  # noqa: S606 - no shell is wanted
 
-    def detach(self, log: str, command: Sequence[str]) -> None:
-        """Run a command within the cluster until it or the cluster ends; its output goes to the log of that name."""
-        with (self.layout.logs / f"{check_name(log)}.log").open("ab") as output:
-            arguments = self.enter(command)
+    def detach(self, log: str, command: Sequence[str], node: Node = FIRST_NODE) -> None:
+        """Run a command within the node until it or the node ends; its output goes to the node's log of that name."""
+        with (self.layout.on(node).logs / f"{check_name(log)}.log").open("ab") as output:
+            arguments = self.enter(command, node)
             subprocess.run(
                 ["setsid", "--fork", *arguments],
                 env={**os.environ, **self.environment()},
@@ -337,40 +430,42 @@ class Cluster:
                 check=True,
             )
 
-    def import_image(self, stream: IO[bytes]) -> None:
+    def import_image(self, stream: IO[bytes], node: Node = FIRST_NODE) -> None:
         """Import an image archive, pinned against the kubelet's image collection. Raises ClusterError.
 
         Layers are thrown away once unpacked, so an image takes its size on disk once.
         """
         result = self.run(
             ["ctr", "images", "import", "--local", "--discard-unpacked-layers", "--label", _PIN_LABEL, "-"],
+            node,
             stdin=stream,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         if result.returncode != 0:
-            raise ClusterError(f"the image could not be imported: {result.stdout.strip()[-1000:]}")
+            raise ClusterError(f"the image could not be imported into {node.name}: {result.stdout.strip()[-1000:]}")
 
-    def images(self) -> list[str]:
+    def images(self, node: Node = FIRST_NODE) -> list[str]:
         """References of the images on the node."""
-        result = self.run(["ctr", "images", "list", "--quiet"], capture_output=True, text=True)
+        result = self.run(["ctr", "images", "list", "--quiet"], node, capture_output=True, text=True)
         if result.returncode != 0:
-            raise ClusterError(f"the images could not be listed: {result.stderr.strip()}")
+            raise ClusterError(f"the images of {node.name} could not be listed: {result.stderr.strip()}")
         return sorted(line for line in result.stdout.split() if not line.startswith("sha256:"))
 
     # Break
 
-    def control(self, command: str, **fields: object) -> dict[str, Any]:
-        """Tell or ask the first process. Raises ClusterError when it refuses or does not answer."""
-        self.pid  # noqa: B018 - says so when the cluster does not run
+    def control(self, command: str, node: Node = FIRST_NODE, **fields: object) -> dict[str, Any]:
+        """Tell or ask the first process of a node. Raises ClusterError when it refuses or does not answer."""
+        self.pid_of(node)
         try:
-            return self._ask(command, **fields)
+            return self._ask(command, node, **fields)
         except OSError as error:
-            raise ClusterError(f"the first process of cluster {self.name!r} does not answer: {error}") from error
+            what = f"{node.name} of cluster {self.name!r}"
+            raise ClusterError(f"the first process of {what} does not answer: {error}") from error
 
-    def _ask(self, command: str, **fields: object) -> dict[str, Any]:
-        path = self.layout.control_socket
+    def _ask(self, command: str, node: Node, **fields: object) -> dict[str, Any]:
+        path = self.layout.on(node).control_socket
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(60)
             # By way of the directory's descriptor: a socket's path may have 107 bytes only.
@@ -387,24 +482,28 @@ class Cluster:
             raise ClusterError(answer["error"])
         return answer
 
-    def stop(self, component: str, *, kill: bool = False) -> None:
-        """Stop a component, which stays stopped until `start`; `kill` gives it no chance to end well."""
-        self.control("stop", component=self._component(component), kill=kill)
+    def stop(self, component: str, node: Node = FIRST_NODE, *, kill: bool = False) -> None:
+        """Stop a component of a node, which stays stopped until `start`; `kill` gives it no chance to end well."""
+        self.control("stop", node, component=self._component(component, node), kill=kill)
 
-    def start(self, component: str) -> None:
-        """Start a stopped component."""
-        self.control("start", component=self._component(component))
+    def start(self, component: str, node: Node = FIRST_NODE) -> None:
+        """Start a stopped component of a node."""
+        self.control("start", node, component=self._component(component, node))
 
-    def _component(self, name: str) -> str:
+    def _component(self, name: str, node: Node) -> str:
         # People say apiserver, scheduler, proxy.
-        known = {path.stem for path in self.layout.logs.glob("*.log")}
+        known = {path.stem for path in self.layout.on(node).logs.glob("*.log")}
         return f"kube-{name}" if name not in known and f"kube-{name}" in known else name
 
-    def power_cut(self) -> None:
-        """End every process at once, as a power cut does. Data stays; `up` starts the node again."""
+    def power_cut(self, node: Node = FIRST_NODE) -> None:
+        """End every process at once, as a power cut does. Data stays; `up` starts the nodes again.
+
+        With the first node, in which the network and the control plane are, all others go.
+        """
         with locked(layout_of(self.name).directory):
-            self._kill(self.layout)
-            _remove_cgroups(self.layout)
+            layout = self.layout.on(node)
+            self._kill(layout)
+            _remove_cgroups(layout)
 
     def down(self, *, keep_data: bool = False) -> bool:
         """End the cluster and remove everything of it, or all but its data; False when there was nothing."""
@@ -414,18 +513,21 @@ class Cluster:
         _need_root()
         with locked(layout_of(self.name).directory):
             try:
-                layout = self.layout
+                layout, nodes = self.layout, self.nodes
             except ClusterError:
                 # A record that cannot be read must not keep the cluster from being removed.
-                layout = layout_of(self.name)
-            if keep_data and self.running:
-                with contextlib.suppress(OSError):
-                    self._ask("shutdown")
-                    self._wait_for_end(layout)
+                layout, nodes = layout_of(self.name), [FIRST_NODE]
+            # While the API server still answers the others, the first one at last.
+            for node in reversed(nodes if keep_data else []):
+                if self.runs(node):
+                    with contextlib.suppress(OSError):
+                        self._ask("shutdown", node)
+                        self._wait_for_end(layout.on(node))
             self._kill(layout)
             _remove_cgroups(layout)
-            layout.process.unlink(missing_ok=True)
-            layout.control_socket.unlink(missing_ok=True)
+            for node in nodes:
+                layout.on(node).process.unlink(missing_ok=True)
+                layout.on(node).control_socket.unlink(missing_ok=True)
             if not keep_data:
                 if layout.data_marker.exists():
                     _remove(layout.data)
@@ -448,7 +550,7 @@ class Cluster:
         def ended() -> bool:
             return process is None or not process.alive
 
-        _wait("the end of the cluster", ended, _DOWN_TIMEOUT_S, hint="some process cannot be killed")
+        _wait(f"the end of {layout.node.name}", ended, _DOWN_TIMEOUT_S, hint="some process cannot be killed")
 
 
 def _need_root() -> None:
@@ -456,8 +558,13 @@ def _need_root() -> None:
         raise ClusterError("a cluster needs namespaces, mounts and cgroups of its own: run this as root")
 
 
-def _spec(layout: Layout, record: Record) -> components.ClusterSpec:
-    return components.ClusterSpec(
+def _runs(layout: Layout) -> bool:
+    process = ProcessIdentity.read(layout.process)
+    return process is not None and process.alive
+
+
+def _spec(layout: Layout, record: Record) -> components.NodeSpec:
+    return components.NodeSpec(
         layout=layout,
         binaries=Path(record.binaries) / "bin",
         port=record.port,
@@ -469,13 +576,7 @@ def _spec(layout: Layout, record: Record) -> components.ClusterSpec:
 def _make_pki(layout: Layout, built: binaries.Binaries) -> None:
     if layout.pki.exists():
         _remove(layout.pki)
-    command = [
-        str(built.bin / "node-tools"), "pki", f"--dir={layout.pki}", f"--node={NODE_NAME}",
-        f"--addresses={NODE_ADDRESS},{API_SERVICE_ADDRESS}",
-    ]  # fmt: skip
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode != 0:
-        raise ClusterError(result.stderr.strip())
+    pki.make_cluster_certificates(layout, built.bin / "node-tools")
 
 
 def _write_kubeconfig(layout: Layout, port: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from testcluster.components import PROVISIONER_ACCOUNT, PROVISIONER_CONFIG_MAP, PROVISIONER_NAMESPACE
-from testcluster.layout import DNS_SERVICE_ADDRESS, MARKER_NAME, MARKER_NAMESPACE, NODE_ADDRESS, ClusterError, Layout
+from testcluster.layout import DNS_SERVICE_ADDRESS, FIRST_NODE, MARKER_NAME, MARKER_NAMESPACE, ClusterError, Layout
 
 _FIELD_MANAGER = "azaion-test-cluster"
 
@@ -120,7 +120,7 @@ def _dns() -> list[dict[str, Any]]:
                 _rule("discovery.k8s.io", ("endpointslices",), ("list", "watch")),
             ],
         ),
-        # Without a selector: CoreDNS is a process of the node, so its endpoint is written here by hand.
+        # Without a selector: CoreDNS is a process of the first node, so its endpoint is written here by hand.
         _object(
             "v1",
             "Service",
@@ -141,7 +141,7 @@ def _dns() -> list[dict[str, Any]]:
                 }
             },
             addressType="IPv4",
-            endpoints=[{"addresses": [NODE_ADDRESS], "conditions": {"ready": True}}],
+            endpoints=[{"addresses": [FIRST_NODE.address], "conditions": {"ready": True}}],
             ports=ports,
         ),
     ]

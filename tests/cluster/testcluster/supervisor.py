@@ -1,7 +1,8 @@
-"""The first process of a cluster: it makes the node's mounts and network, and keeps the components running.
+"""The first process of a node: it makes the node's mounts and network, and keeps the components running.
 
 It is process 1 of a PID namespace of its own. The kernel ends everything in that namespace, and with the last process
-goes its network and its mounts: whoever kills this process removes the whole cluster, however many pods it runs.
+goes its network and its mounts: whoever kills this process removes the whole node, however many pods it runs. The
+namespaces of all other nodes are within the first one's: whoever kills that one's removes the whole cluster.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from testcluster import components as parts
-from testcluster.components import ClusterSpec, Component
+from testcluster.components import Component, NodeSpec
 from testcluster.layout import (
     DNS_SERVICE_ADDRESS,
-    NODE_ADDRESS,
+    FIRST_NODE,
     NODE_INTERFACE,
-    NODE_NAME,
     NODE_PREFIX,
     SERVICE_CIDR,
     Layout,
+    Node,
     ProcessIdentity,
     start_ticks,
 )
@@ -49,8 +50,8 @@ def _log(text: str) -> None:
     print(f"{stamp} {text}", flush=True)
 
 
-def _run(*command: str, stdin: str | None = None) -> None:
-    subprocess.run(command, input=stdin, text=True, check=True)
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True)
 
 
 def _bind(source: Path, target: Path) -> None:
@@ -66,9 +67,9 @@ def _bind_file(source: Path, target: Path) -> None:
 def make_mounts(layout: Layout, boot_id: str) -> None:
     """Give the node a /run, /var and /proc of its own, without leaving so much as a mount point on the machine.
 
-    /var is laid over the machine's with a layer in memory, and the cluster's own directories are bound into it where
+    /var is laid over the machine's with a layer in memory, and the node's own directories are bound into it where
     a node has them; that way paths like /var/lib/kubelet, which are compiled into device plugins, exist for every
-    cluster separately.
+    node separately.
     """
     # Before /run and /var change: the cluster's files may lie below either.
     with contextlib.ExitStack() as stack:
@@ -88,14 +89,14 @@ def make_mounts(layout: Layout, boot_id: str) -> None:
             # Unless told not to, mount looks up where the descriptor's link points, which is below /var again.
             command = ["mount", "--no-canonicalize", "--bind", f"/proc/self/fd/{descriptor}", str(path)]
             subprocess.run(command, pass_fds=[descriptor], check=True)
-    for name, target in {
-        "kubelet": parts.KUBELET_ROOT,
-        "containerd": parts.CONTAINERD_ROOT,
-        "volumes": parts.VOLUMES,
-        "pod-logs": Path("/var/log/pods"),
-        "container-logs": Path("/var/log/containers"),
+    for source, target in {
+        layout.node_data / "kubelet": parts.KUBELET_ROOT,
+        layout.node_data / "containerd": parts.CONTAINERD_ROOT,
+        layout.node_data / "volumes": parts.VOLUMES,
+        layout.node_data / "pod-logs": Path("/var/log/pods"),
+        layout.node_data / "container-logs": Path("/var/log/containers"),
+        layout.shared: parts.SHARED,
     }.items():
-        source = layout.data / name
         source.mkdir(parents=True, exist_ok=True)
         _bind(source, target)
     _bind_file(layout.config / "hosts", Path("/etc/hosts"))
@@ -103,7 +104,7 @@ def make_mounts(layout: Layout, boot_id: str) -> None:
         resolv_conf.parent.mkdir(parents=True, exist_ok=True)
         resolv_conf.touch()
     _bind_file(layout.config / "resolv.conf", resolv_conf)
-    # A start of the cluster is a boot of its node: nodes tell a power cut from a crash by this.
+    # This is a boot of the node: a power cut is told from a crash by this id.
     shown = Path("/run/boot_id")
     shown.write_text(f"{boot_id}\n")
     _bind_file(shown, Path("/proc/sys/kernel/random/boot_id"))
@@ -111,28 +112,55 @@ def make_mounts(layout: Layout, boot_id: str) -> None:
     _run("mount", "--make-rshared", "/")
 
 
-def make_network() -> None:
-    """One bridge that carries the node's address, and routes that end here: there is no network beyond the cluster."""
-    _run("hostname", NODE_NAME)
-    _run(
-        "ip",
-        "-batch",
-        "-",
-        stdin="\n".join(
-            [
-                "link set lo up",
-                f"link add {NODE_INTERFACE} type bridge",
-                f"addr add {NODE_ADDRESS}/{NODE_PREFIX} dev {NODE_INTERFACE}",
-                f"link set {NODE_INTERFACE} up",
-                # Locally made packets need a route before the Service rules can rewrite where they go.
-                f"route add {SERVICE_CIDR} dev {NODE_INTERFACE}",
-                # Everything else fails at once instead of after a timeout.
-                "route add unreachable default metric 4278198272",
-                "",
-            ]
-        ),
+def _ip(*lines: str, within: int | None = None) -> str:
+    """What commands of ip(8) print, run here or in the network namespace of that descriptor."""
+    enter = [] if within is None else ["nsenter", f"--net=/proc/self/fd/{within}"]
+    descriptors = [] if within is None else [within]
+    text = "".join(f"{line}\n" for line in lines)
+    command = [*enter, "ip", "-batch", "-"]
+    return subprocess.run(
+        command, input=text, text=True, pass_fds=descriptors, stdout=subprocess.PIPE, check=True
+    ).stdout
+
+
+def make_network(node: Node, others: Mapping[Node, int]) -> None:
+    """The node's address, its way to the other nodes, and routes that end here: there is nothing beyond the cluster.
+
+    The first node has a bridge, to which every other one has a cable. `others` are the nodes that run already, each
+    with a descriptor of its network namespace.
+    """
+    _run("hostname", node.name)
+    if node.first:
+        # With an address of its own it does not take over that of a cable, which others would look for in vain later.
+        _ip(f"link add {NODE_INTERFACE} address 02:00:00:00:00:01 type bridge")
+    else:
+        bridge = others[FIRST_NODE]
+        if f" {node.name}@" in _ip("link show", within=bridge):
+            # The kernel takes its time to remove the cable of a node that lost its power.
+            _ip(f"link del {node.name}", within=bridge)
+        _ip(f"link add {node.name} type veth peer name {NODE_INTERFACE} netns {os.getpid()}", within=bridge)
+        _ip(f"link set {node.name} master {NODE_INTERFACE} up", within=bridge)
+    _ip(
+        "link set lo up",
+        f"addr add {node.address}/{NODE_PREFIX} dev {NODE_INTERFACE}",
+        f"link set {NODE_INTERFACE} up",
+        # Locally made packets need a route before the Service rules can rewrite where they go.
+        f"route add {SERVICE_CIDR} dev {NODE_INTERFACE}",
+        # Everything else fails at once instead of after a timeout.
+        "route add unreachable default metric 4278198272",
+        *(f"route add {other.pod_cidr} via {other.address}" for other in others),
     )
+    for network in others.values():
+        _ip(f"route replace {node.pod_cidr} via {node.address}", within=network)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+
+
+def listen_locally(port: int) -> socket.socket:
+    """A listening socket at the node's own 127.0.0.1."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(1024)
+    return listener
 
 
 def cgroup_directories(name: str) -> Sequence[Path]:
@@ -172,7 +200,7 @@ class _Process:
 class Supervisor:
     """Starts the components in order, restarts what ends by itself, and obeys the control socket."""
 
-    def __init__(self, spec: ClusterSpec, listener_descriptor: int, boot_id: str) -> None:
+    def __init__(self, spec: NodeSpec, listener_descriptor: int, boot_id: str) -> None:
         self._spec = spec
         self._boot_id = boot_id
         self._listener_descriptor = listener_descriptor
@@ -306,8 +334,9 @@ class Supervisor:
         by_name = self._processes
         self._stop([process for process in everything if process.component.name not in ("kube-apiserver", "kine")])
         for name in ("kube-apiserver", "kine"):
-            # The API server drains for up to a minute, for clients that are gone by now.
-            self._stop([by_name[name]], kill=name == "kube-apiserver")
+            if name in by_name:
+                # The API server drains for up to a minute, for clients that are gone by now.
+                self._stop([by_name[name]], kill=name == "kube-apiserver")
         os.sync()
 
     # Control
@@ -409,11 +438,15 @@ def _dns_answers() -> bool:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry of the first process: a JSON description of the cluster, and the descriptor of the listening socket."""
+    """Entry of the first process: a JSON description of the node, with descriptors that came along by their numbers.
+
+    `listener` is a socket in the machine's network, or null where this node's is to be used; `networks` has the
+    namespace of each running node by its number.
+    """
     description = json.loads(arguments[0])
     layout = Layout(description["name"], Path(description["directory"]), Path(description["data"]))
-    spec = ClusterSpec(
-        layout=layout,
+    spec = NodeSpec(
+        layout=layout.on(Node(description["node"])),
         binaries=Path(description["binaries"]),
         port=description["port"],
         control_plane_only=description["control_plane_only"],
@@ -422,12 +455,17 @@ def main(arguments: Sequence[str]) -> None:
     # /proc is still the machine's, so this is the id the machine knows this process by.
     host_pid = int(os.readlink("/proc/self"))
     identity = ProcessIdentity(host_pid, start_ticks(Path("/proc/self/stat").read_text()))
-    identity.write(layout.process)
+    identity.write(spec.layout.process)
     boot_id = str(uuid.uuid4())
-    make_mounts(layout, boot_id)
-    make_network()
-    make_cgroups(layout.cgroup)
-    Supervisor(spec, int(arguments[1]), boot_id).run()
+    make_mounts(spec.layout, boot_id)
+    others = {Node(int(number)): descriptor for number, descriptor in description["networks"].items()}
+    make_network(spec.node, others)
+    for descriptor in others.values():
+        # Held open, here or by a component, it would keep the network of a node that has lost its power.
+        os.close(descriptor)
+    make_cgroups(spec.layout.cgroup)
+    listener = description["listener"]
+    Supervisor(spec, listen_locally(spec.port).detach() if listener is None else listener, boot_id).run()
 
 
 if __name__ == "__main__":
