@@ -16,6 +16,10 @@ from azaion_consumer.commands import add_commands, run_replay, run_verify
 from azaion_consumer.service import Service
 from azaion_consumer.settings import Settings, SettingsError, read_settings
 
+#: How long a thread may keep the interpreter while others want it. The writer's threads give it up at every file they
+#: touch and, by Python's own 5 ms, would wait long to get it back: 1 kB messages are filed a sixth faster so.
+_SWITCH_INTERVAL_S = 0.0005
+
 log = logging.getLogger(__name__)
 
 #: The task cannot be understood, so starting again will not help.
@@ -53,6 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_BAD_SETTINGS
     # At level DEBUG rstream logs every frame, the one with the password too.
     logging.getLogger("rstream").setLevel(max(logging.INFO, logging.getLogger().level))
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     asyncio.run(_run(settings))
     return 0
 
