@@ -19,6 +19,7 @@ from tests.demo.story import BROKER_SECRET, COLOURS, STREAM_PORT, diagnosis, doc
 
 STREAM: Final = "azaion-annotations"
 BROKER_USER: Final = "azaion_receiver"
+OURS: Final = "app.kubernetes.io/part-of=azaion"
 #: Nobody is there: that alerts are posted is tested with an Alertmanager of its own.
 WEBHOOK: Final = "http://webhook.invalid/alerts"
 
@@ -160,6 +161,18 @@ class Platform:
         program = ["python3", "tests/cluster/cluster.py", arguments[0], *name, *arguments[1:]]
         return output_of(program, {}).decode()
 
+    def drain(self, node: str) -> None:
+        """Take what is the platform's off a node; the broker of the tests keeps its stream in the pod and stays."""
+        self.access.kubectl(
+            "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--pod-selector={OURS}",
+            "--timeout=300s",
+        )  # fmt: skip
+
+    def epochs_on_disk(self, status: Object) -> list[int]:
+        """The epochs that a run's results.csv holds, a row each."""
+        rows = self.shell(f"cut -d, -f1 {status['directory']}/train/results.csv").split()[1:]
+        return [int(row) for row in rows]
+
     def kill_operator(self) -> None:
         """SIGKILL the operator's processes; its pod is then removed, or the kubelet would back off ever longer."""
         for pod in self.access.items("pods", "-l", "app.kubernetes.io/component=operator"):
@@ -201,6 +214,11 @@ def processes_of(pod_uid: str) -> list[int]:
         if wanted in environment:
             found.append(int(entry.name))
     return found
+
+
+def trains(status: Object) -> list[Object]:
+    """A run's attempts at training, in order."""
+    return [attempt for attempt in status["attempts"] if attempt["stage"] == "train"]
 
 
 def condition(status: Object, type_: str) -> Object:

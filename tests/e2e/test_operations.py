@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 
 import pytest
-from tests.demo.access import Object, output_of
 from tests.demo.clusters import RELEASE
-from tests.e2e.platform import BROKER_USER, Platform, condition, sample
+from tests.e2e.platform import BROKER_USER, OURS, Platform, condition, sample, trains
 from tests.e2e.story import COUNT, INGEST, Story, small_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 EPOCHS = 6
-OURS = "app.kubernetes.io/part-of=azaion"
-
-
-def cluster(platform: Platform, command: str) -> None:
-    output_of([sys.executable, "tests/cluster/cluster.py", command, "--name", platform.place.name], {})
-
-
-def trains(status: Object) -> list[Object]:
-    return [attempt for attempt in status["attempts"] if attempt["stage"] == "train"]
-
-
-def epochs_on_disk(platform: Platform, status: Object) -> list[int]:
-    rows = platform.shell(f"cut -d, -f1 {status['directory']}/train/results.csv").split()[1:]
-    return [int(row) for row in rows]
 
 
 @pytest.fixture
@@ -42,13 +26,9 @@ def test_a_node_drained_and_rebooted_in_mid_run_costs_no_epoch(
     name = "drained"
     platform.apply("TrainingRun", name, small_run(epochs=EPOCHS, checkpointIntervalSeconds=10))
     platform.wait_status("trainingrun", name, "two epochs", lambda s: s.get("completedEpochs", 0) >= 2, 600)
-    # The broker of the tests keeps its stream in the pod, so only the platform is drained.
-    platform.access.kubectl(
-        "drain", "node-1", "--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--pod-selector={OURS}",
-        "--timeout=240s",
-    )  # fmt: skip
-    cluster(platform, "power-cut")
-    cluster(platform, "up")
+    platform.drain("node-1")
+    platform.cluster("power-cut")
+    platform.cluster("up")
     platform.access.kubectl("uncordon", "node-1")
     status = platform.wait_phase(name, "Succeeded", 900)
     first, *later = trains(status)
@@ -56,7 +36,7 @@ def test_a_node_drained_and_rebooted_in_mid_run_costs_no_epoch(
     assert later[-1]["reason"] == "Completed"
     assert later[0]["firstEpoch"] <= first["lastEpoch"] + 1
     assert status["completedEpochs"] == EPOCHS
-    assert epochs_on_disk(platform, status) == list(range(1, EPOCHS + 1))
+    assert platform.epochs_on_disk(status) == list(range(1, EPOCHS + 1))
     assert status.get("restarts", 0) == 0, "a drain is no fault of the run"
     ready = platform.wait_status(
         "annotationingest", INGEST, "ready again", lambda s: condition(s, "Ready").get("status") == "True", 300

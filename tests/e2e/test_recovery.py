@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.e2e.platform import Platform, condition
+from tests.e2e.platform import Platform, condition, trains
 from tests.e2e.story import Story, small_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -14,13 +14,11 @@ def test_a_killed_trainer_goes_on_from_its_verified_checkpoint(platform: Platfor
     platform.wait_status("trainingrun", "killed", "two epochs", lambda s: s.get("completedEpochs", 0) >= 2, 600)
     platform.kill(platform.run_pods("killed", "train")[0])
     status = platform.wait_phase("killed", "Succeeded", 900)
-    trains = [attempt for attempt in status["attempts"] if attempt["stage"] == "train"]
-    assert [attempt["reason"] for attempt in trains] == ["Crashed", "Completed"]
-    assert trains[1]["firstEpoch"] >= 2, "at most one interval may be lost"
+    assert [attempt["reason"] for attempt in trains(status)] == ["Crashed", "Completed"]
+    assert trains(status)[1]["firstEpoch"] >= 2, "at most one interval may be lost"
     assert status["completedEpochs"] == 4
     assert status["restarts"] == 1
-    rows = platform.shell(f"cut -d, -f1 {status['directory']}/train/results.csv").split()[1:]
-    assert [int(row) for row in rows] == [1, 2, 3, 4]
+    assert platform.epochs_on_disk(status) == [1, 2, 3, 4]
 
 
 @pytest.mark.faults
@@ -40,9 +38,8 @@ def test_a_suspended_run_frees_the_device_for_the_next_and_goes_on_where_it_was(
     platform.wait_phase("second", "Succeeded", 600)
     platform.access.kubectl("patch", "trainingrun", "paused", "--type=merge", "-p", '{"spec":{"suspend":false}}')
     status = platform.wait_phase("paused", "Succeeded", 900)
-    trains = [attempt for attempt in status["attempts"] if attempt["stage"] == "train"]
-    assert [attempt["reason"] for attempt in trains] == ["Preempted", "Completed"]
-    assert trains[1]["firstEpoch"] == trains[0]["lastEpoch"]
+    assert [attempt["reason"] for attempt in trains(status)] == ["Preempted", "Completed"]
+    assert trains(status)[1]["firstEpoch"] == trains(status)[0]["lastEpoch"]
     assert status["restarts"] == 0
     assert condition(status, "Finished")["status"] == "True"
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 import pytest
 from tests.demo.access import Object, wait_for
 from tests.e2e.observer import DeviceObserver, Watch
-from tests.e2e.platform import Platform
+from tests.e2e.platform import Platform, trains
 from tests.e2e.story import Story, small_run
 
 pytestmark = [
@@ -63,15 +63,14 @@ def training(platform: Platform, name: str, epochs: int, **recovery: object) -> 
 def ended_well(platform: Platform, name: str, epochs: Epochs, total: int, timeout_s: float = 1800) -> Object:
     """The run's status once it succeeded, its epochs gap-free in the file and never falling in the status."""
     status = platform.wait_phase(name, "Succeeded", timeout_s)
-    rows = platform.shell(f"cut -d, -f1 {status['directory']}/train/results.csv").split()[1:]
-    assert [int(row) for row in rows] == list(range(1, total + 1))
+    assert platform.epochs_on_disk(status) == list(range(1, total + 1))
     assert epochs.seen == sorted(epochs.seen), "the epochs in the status fell"
     assert status["completedEpochs"] == total
     return status
 
 
-def reasons(status: Object, stage: str = "train") -> list[str]:
-    return [attempt.get("reason", "") for attempt in status["attempts"] if attempt["stage"] == stage]
+def reasons(status: Object) -> list[str]:
+    return [attempt.get("reason", "") for attempt in trains(status)]
 
 
 def status_of(platform: Platform, name: str) -> Object:
@@ -192,7 +191,7 @@ def test_an_operator_killed_at_random_moments_never_touches_the_training(platfor
             threading.Event().wait(chance.uniform(0, 12))
             platform.kill_operator()
         status = ended_well(platform, "unled", epochs, total, 7200)
-        assert [a["podUid"] for a in status["attempts"] if a["stage"] == "train"] == [uid]
+        assert [a["podUid"] for a in trains(status)] == [uid]
 
 
 def test_a_training_goes_on_while_the_kubelet_is_away(platform: Platform, story: Story) -> None:

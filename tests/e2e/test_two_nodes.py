@@ -17,7 +17,7 @@ from tests.demo.clusters import NAMESPACE, TestCluster
 from tests.demo.scenes import Scene, make_scenes, scene_names
 from tests.demo.terminal import Terminal
 from tests.e2e.observer import DeviceObserver
-from tests.e2e.platform import Platform, condition, sample
+from tests.e2e.platform import OURS, Platform, condition, sample, trains
 from tests.e2e.story import COUNT, IMAGE_SIZE, INGEST, VALIDATED_LATER, small_run
 
 from azaion_api.layout import GID, UID
@@ -28,7 +28,6 @@ pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1800)]
 
 HERE, THERE = "node-1", "node-2"
 CLAIM = "shared"
-OURS = "app.kubernetes.io/part-of=azaion"
 #: Kubernetes' own taint for a node that is known to be off: its pods are given up and start elsewhere.
 OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 EPOCHS = 6
@@ -94,23 +93,6 @@ def share_directory(platform: Platform) -> None:
     platform.access.apply(volume, claim)
 
 
-def drain(platform: Platform, node: str) -> None:
-    # The broker of the tests keeps its stream in the pod, so only the platform is drained.
-    platform.access.kubectl(
-        "drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force", f"--pod-selector={OURS}",
-        "--timeout=300s",
-    )  # fmt: skip
-
-
-def trains(status: Object) -> list[Object]:
-    return [attempt for attempt in status["attempts"] if attempt["stage"] == "train"]
-
-
-def epochs_on_disk(platform: Platform, status: Object) -> list[int]:
-    rows = platform.shell(f"cut -d, -f1 {status['directory']}/train/results.csv").split()[1:]
-    return [int(row) for row in rows]
-
-
 def places(platform: Platform) -> dict[str, str]:
     """Node of each Deployment's running pod, by its component."""
     return {
@@ -165,7 +147,7 @@ def test_a_run_and_an_ingest_whose_node_is_drained_go_on_on_the_other(
     pair.access.kubectl("uncordon", THERE)
     sent = FILED
     with ThreadPoolExecutor(1) as pool:
-        drained = pool.submit(drain, pair, HERE)
+        drained = pool.submit(pair.drain, HERE)
         while not drained.done() and sent < len(entries):
             pair.publish(entries[sent : sent + SLICE])
             sent += SLICE
@@ -179,7 +161,7 @@ def test_a_run_and_an_ingest_whose_node_is_drained_go_on_on_the_other(
     assert later[0]["firstEpoch"] <= first["lastEpoch"] + 1
     assert later[0]["podUid"] != first["podUid"]
     assert status["completedEpochs"] == EPOCHS
-    assert epochs_on_disk(pair, status) == list(range(1, EPOCHS + 1))
+    assert pair.epochs_on_disk(status) == list(range(1, EPOCHS + 1))
     assert status.get("restarts", 0) == 0, "a drain is no fault of the run"
     assert [event for event, pod in devices_held(pair, HERE) if pod == first["pod"]] == ["Held", "Released"]
     assert ("Held", later[0]["pod"]) in devices_held(pair, THERE)
@@ -206,7 +188,7 @@ def test_a_run_whose_node_is_gone_for_good_goes_on_on_the_other_once_that_is_sai
 ) -> None:
     name = "lost"
     pair.access.kubectl("uncordon", THERE)
-    drain(pair, HERE)
+    pair.drain(HERE)
     pair.apply("TrainingRun", name, small_run(epochs=EPOCHS, checkpointIntervalSeconds=10))
     pair.wait_status("trainingrun", name, "two epochs", lambda s: s.get("completedEpochs", 0) >= 2, 600)
     pair.access.kubectl("uncordon", HERE)
@@ -220,7 +202,7 @@ def test_a_run_whose_node_is_gone_for_good_goes_on_on_the_other_once_that_is_sai
     assert (first["node"], first["reason"]) == (THERE, "NodeLost"), first
     assert [(attempt["node"], attempt["reason"]) for attempt in later] == [(HERE, "Completed")]
     assert later[0]["firstEpoch"] >= 2, "at most one interval may be lost"
-    assert epochs_on_disk(pair, status) == list(range(1, EPOCHS + 1))
+    assert pair.epochs_on_disk(status) == list(range(1, EPOCHS + 1))
     assert status.get("restarts", 0) == 0, "a lost node is no fault of the run"
     pair.wait_status("annotationingest", INGEST, "ready", lambda s: condition(s, "Ready").get("status") == "True", 240)
     assert set(places(pair).values()) == {HERE}

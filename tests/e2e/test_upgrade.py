@@ -17,7 +17,7 @@ from tests.demo.annotations import Broker, messages_for, publish
 from tests.demo.clusters import NAMESPACE, RELEASE
 from tests.demo.scenes import make_scenes
 from tests.demo.story import STREAM_PORT
-from tests.e2e.platform import BROKER_USER, STREAM, Platform
+from tests.e2e.platform import BROKER_USER, STREAM, Platform, trains
 from tests.e2e.story import INGEST, Story, small_run
 from tests.release import previous
 
@@ -182,11 +182,9 @@ def test_a_training_and_an_ingest_live_through_upgrade_rollback_and_a_broken_upg
     platform.install()
     watched.goes_on("after installing again")
     status = platform.wait_phase(RUN, "Succeeded", 900)
-    trains = [attempt for attempt in status["attempts"] if attempt["stage"] == "train"]
-    assert [attempt["reason"] for attempt in trains] == ["Completed"]
+    assert [attempt["reason"] for attempt in trains(status)] == ["Completed"]
     assert status["completedEpochs"] == EPOCHS
-    rows = platform.shell(f"cut -d, -f1 {status['directory']}/train/results.csv").split()[1:]
-    assert [int(row) for row in rows] == list(range(1, EPOCHS + 1))
+    assert platform.epochs_on_disk(status) == list(range(1, EPOCHS + 1))
     assert orphans(platform) == []
 
 

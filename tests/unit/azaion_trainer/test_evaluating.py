@@ -359,7 +359,7 @@ def test_the_confidence_of_the_spec_is_that_of_the_interval(trained: StageContex
 
 
 def without_export(context: StageContext) -> Any:
-    return msgspec.structs.replace(context.task.spec, export=Export(formats=(), image_size=64))
+    return with_formats(context)
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     made = add("cp", "copy a model out of the cluster and verify it", _copy)
     made.add_argument("source", metavar="SOURCE", help="LINE, LINE/MODEL or run/RUN")
     made.add_argument("destination", metavar="FILE", nargs="?", help="file or directory; - for standard output")
-    made.add_argument(
-        "--format", choices=("pytorch", "onnx", "tensorrt", "rknn"), default="pytorch", help="default: pytorch, the .pt"
-    )
+    made.add_argument("--format", choices=tuple(lines.SUFFIXES), default="pytorch", help="default: pytorch, the .pt")
 
     text = "check the whole platform; ends with 0, 1 (warning), 2 (critical) or 3 (unknown)"
     made = add("health", text, _health, json=True)

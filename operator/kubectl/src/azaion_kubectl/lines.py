@@ -22,7 +22,8 @@ from azaion_kubectl.runs import find
 from azaion_kubectl.screen import Screen, ago, figure, now, plain
 
 _CHUNK = 1 << 20
-_SUFFIXES = {"pytorch": ".pt", "onnx": ".onnx", "tensorrt": ".engine", "rknn": ".rknn"}
+#: Of the file of each format.
+SUFFIXES = {"pytorch": ".pt", "onnx": ".onnx", "tensorrt": ".engine", "rknn": ".rknn"}
 
 
 def rollback(kubectl: Kubectl, screen: Screen, line_name: str, model: str | None, *, release: bool) -> int:
@@ -108,7 +109,7 @@ class RemoteFile:
 def locate(kubectl: Kubectl, source: str, format_: str) -> RemoteFile:
     """The file of `LINE`, `LINE/MODEL` or `run/RUN` in that format."""
     head, _, tail = source.partition("/")
-    suffix = _SUFFIXES[format_.lower()]
+    suffix = SUFFIXES[format_.lower()]
     if head == "run":
         return _of_run(kubectl, tail, suffix)
     line = kubectl.get(Kind.MODEL_LINE, head, ModelLine)
