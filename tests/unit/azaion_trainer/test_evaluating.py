@@ -169,7 +169,7 @@ def test_the_export_takes_one_to_eight_images_and_agrees_with_the_model(evaluate
 def test_an_export_that_says_something_else_is_refused(evaluated: StageContext, trained: StageContext) -> None:
     import torch
 
-    from azaion_trainer.export import ExportError, check, onnx_runner
+    from azaion_trainer.export import Comparison, ExportError, onnx_runner
 
     weights = trained.run.train / "weights" / "best.pt"
     checkpoint = torch.load(weights, weights_only=False)
@@ -180,7 +180,7 @@ def test_an_export_that_says_something_else_is_refused(evaluated: StageContext, 
     images = sorted((trained.layout.root / evaluated.task.dataset.path / "test" / "images").iterdir())  # type: ignore[union-attr]
     runner = onnx_runner(evaluated.run.export / "azaion.onnx", cores=1)
     with pytest.raises(ExportError, match=r"only .* % of \d+ detections on 16 images are the same"):
-        check(changed, runner, images, 64)
+        Comparison(changed, images, 64).check(runner)
 
 
 def test_a_failed_export_is_said_and_the_model_kept(trained: StageContext, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from azaion_trainer.split import group_of
 from azaion_trainer.stage import StageContext
 
 if TYPE_CHECKING:
+    from azaion_trainer import export
     from azaion_trainer.judging import Judgement, JudgingSettings
 
 log = logging.getLogger(__name__)
@@ -269,66 +269,72 @@ def _export(context: StageContext, weights: Path, new: Judgement) -> _Exports:
         return exports
     context.report.publish(stage=Stage.EXPORTING)
     images = [image.path for image in new.images[: export.CHECK_IMAGES]]
-    onnx = context.run.export / f"{context.task.spec.line_ref.name}.onnx"
-
-    def compared(runner: export.Runner) -> str:
-        return export.check(weights, runner, images, wanted.image_size).sentence()
-
-    def first() -> tuple[Path, str]:
-        export.export_onnx(weights, onnx, wanted.image_size, context.heart.beat)
-        context.report.progress("comparing ONNX with the model", 0.7)
-        return onnx, compared(export.onnx_runner(onnx, context.cores))
-
-    if not _try(context, exports, ExportFormat.ONNX, first):
-        onnx.unlink(missing_ok=True)
-        return exports
-    device = engine.torch_device(context.task.spec.training.device)
-    source = export.Source(weights, onnx, wanted.image_size, device)
-    for format_ in wanted.formats:
-        if format_ is ExportFormat.ONNX:
+    comparison = export.Comparison(weights, images, wanted.image_size)
+    source = export.Source(
+        weights=weights,
+        onnx=context.run.export / f"{context.task.spec.line_ref.name}.onnx",
+        image_size=wanted.image_size,
+        device=engine.torch_device(context.task.spec.training.device),
+    )
+    others = (format_ for format_ in wanted.formats if format_ is not ExportFormat.ONNX)
+    for format_ in (ExportFormat.ONNX, *others):
+        context.report.progress(f"exporting {format_}", 0.1)
+        make = _onnx if format_ is ExportFormat.ONNX else _further
+        try:
+            path, agreement = make(context, format_, source, comparison)
+        except export.ExportError as error:
+            log.error("the export to %s failed: %s", format_, error)
+            exports.failed.append(f"the export to {format_} failed: {error}")
+            if format_ is ExportFormat.ONNX:
+                return exports  # the others are made from it
             continue
-
-        def further(format_: ExportFormat = format_) -> tuple[Path, str]:
-            maker = export.exporter(format_)
-            target = context.run.export / maker.file_name(context.task.spec.line_ref.name, device)
-            try:
-                with context.heart.patience(_EXPORT_LIMIT_S):
-                    maker.build(source, target)
-                context.report.progress(f"comparing {format_} with the model", 0.7)
-                runner = maker.runner(target, source)
-                return target, compared(runner) if runner else "not compared: it does not run here"
-            except export.ExportError:
-                target.unlink(missing_ok=True)
-                raise
-
-        _try(context, exports, format_, further)
+        exports.done.append(f"{format_} exported, {agreement}")
+        exports.records.append(
+            ExportRecord(
+                format=format_,
+                path=str(path.relative_to(context.run.root)),
+                sha256=files.sha256_of(path),
+                image_size=wanted.image_size,
+                max_batch=export.MAX_BATCH,
+                agreement=agreement,
+            )
+        )
     context.report.progress("exported", 1.0)
     return exports
 
 
-def _try(context: StageContext, exports: _Exports, format_: ExportFormat, make: Callable[[], tuple[Path, str]]) -> bool:
-    """One format's file and how it compares; whether there is one."""
+def _onnx(
+    context: StageContext, format_: ExportFormat, source: export.Source, comparison: export.Comparison
+) -> tuple[Path, str]:
+    """The ONNX file and how it compares. Raises ExportError, and leaves no file then."""
     from azaion_trainer import export
 
-    context.report.progress(f"exporting {format_}", 0.1)
     try:
-        path, agreement = make()
-    except export.ExportError as error:
-        log.error("the export to %s failed: %s", format_, error)
-        exports.failed.append(f"the export to {format_} failed: {error}")
-        return False
-    exports.done.append(f"{format_} exported, {agreement}")
-    exports.records.append(
-        ExportRecord(
-            format=format_,
-            path=str(path.relative_to(context.run.root)),
-            sha256=files.sha256_of(path),
-            image_size=context.task.spec.export.image_size,
-            max_batch=export.MAX_BATCH,
-            agreement=agreement,
-        )
-    )
-    return True
+        export.export_onnx(source.weights, source.onnx, source.image_size, context.heart.beat)
+        context.report.progress(f"comparing {format_} with the model", 0.7)
+        return source.onnx, comparison.check(export.onnx_runner(source.onnx, context.cores)).sentence()
+    except export.ExportError:
+        source.onnx.unlink(missing_ok=True)
+        raise
+
+
+def _further(
+    context: StageContext, format_: ExportFormat, source: export.Source, comparison: export.Comparison
+) -> tuple[Path, str]:
+    """The same for a format that is made from the ONNX file."""
+    from azaion_trainer import export
+
+    maker = export.exporter(format_)
+    target = context.run.export / maker.file_name(context.task.spec.line_ref.name, source.device)
+    try:
+        with context.heart.patience(_EXPORT_LIMIT_S):
+            maker.build(source, target)
+        context.report.progress(f"comparing {format_} with the model", 0.7)
+        runner = maker.runner(target, source)
+        return target, comparison.check(runner).sentence() if runner else "not compared: it does not run here"
+    except export.ExportError:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _published(context: StageContext, path: Path, role: str, format_: str) -> PublishedModel:

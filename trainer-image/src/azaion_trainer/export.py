@@ -100,7 +100,7 @@ def export_onnx(weights: Path, target: Path, image_size: int, beat: Callable[[],
     except (RuntimeError, ValueError, TypeError, OSError, AssertionError, LookupError, ImportError) as error:
         if isinstance(error, OSError):
             raise
-        raise ExportError(_words(error)) from error
+        raise ExportError(words(error)) from error
     finally:
         staged.unlink(missing_ok=True)
         staged.with_suffix(".onnx").unlink(missing_ok=True)
@@ -171,7 +171,7 @@ def onnx_runner(exported: Path, cores: int) -> Runner:
     try:
         session = onnxruntime.InferenceSession(os.fspath(exported), options, providers=["CPUExecutionProvider"])
     except (RuntimeError, ValueError) as error:  # onnxruntime's own errors are RuntimeErrors
-        raise ExportError(_words(error)) from error
+        raise ExportError(words(error)) from error
     name = session.get_inputs()[0].name
 
     def run(batch: Batch) -> Batch:
@@ -181,32 +181,44 @@ def onnx_runner(exported: Path, cores: int) -> Runner:
     return run
 
 
-def check(weights: Path, runner: Runner, images: Sequence[Path], image_size: int) -> Agreement:
-    """Run both models on the same images, alone and in batches. Raises ExportError when they disagree too often."""
-    found = [0, 0]
-    boxes_off = scores_off = 0.0
-    try:
-        model = load_model(weights).eval()
-        for batch in _batches(images, image_size):
-            expected = _reference(model, batch)
-            given = runner(batch)
-            if given.shape != (len(batch), MAX_DETECTIONS, 6):
-                raise ExportError(f"the output is {given.shape} instead of {(len(batch), MAX_DETECTIONS, 6)}")
-            for ours, theirs in zip(expected, given, strict=True):
-                matched, total, box, score = compare(ours, theirs[theirs[:, 4] > 0])
-                found = [found[0] + matched, found[1] + total]
-                boxes_off, scores_off = max(boxes_off, box), max(scores_off, score)
-    except (RuntimeError, ValueError) as error:
-        raise ExportError(_words(error)) from error
-    agreement = Agreement(
-        images=len(images), detections=found[1], matched=found[0], box_pixels=boxes_off, score=scores_off
-    )
-    if agreement.share < REQUIRED_AGREEMENT:
-        raise ExportError(f"only {agreement.sentence()}; {100 * REQUIRED_AGREEMENT:.0f} % are needed")
-    return agreement
+class Comparison:
+    """What the .pt finds on some images, found once, beside what its exports find there, alone and in batches."""
+
+    def __init__(self, weights: Path, images: Sequence[Path], image_size: int) -> None:
+        self._weights = weights
+        self._images = images
+        self._image_size = image_size
+        #: Detections of every image of every batch; the batches themselves would be hundreds of megabytes.
+        self._expected: list[list[np.ndarray[Any, Any]]] | None = None
+
+    def check(self, runner: Runner) -> Agreement:
+        """Raises ExportError when the two disagree too often."""
+        found = [0, 0]
+        boxes_off = scores_off = 0.0
+        try:
+            batches = _batches(self._images, self._image_size)
+            if self._expected is None:
+                model = load_model(self._weights).eval()
+                self._expected = [_reference(model, batch) for batch in batches]
+            for batch, expected in zip(batches, self._expected, strict=True):
+                given = runner(batch)
+                if given.shape != (len(batch), MAX_DETECTIONS, 6):
+                    raise ExportError(f"the output is {given.shape} instead of {(len(batch), MAX_DETECTIONS, 6)}")
+                for ours, theirs in zip(expected, given, strict=True):
+                    matched, total, box, score = compare(ours, theirs[theirs[:, 4] > 0])
+                    found = [found[0] + matched, found[1] + total]
+                    boxes_off, scores_off = max(boxes_off, box), max(scores_off, score)
+        except (RuntimeError, ValueError) as error:
+            raise ExportError(words(error)) from error
+        agreement = Agreement(
+            images=len(self._images), detections=found[1], matched=found[0], box_pixels=boxes_off, score=scores_off
+        )
+        if agreement.share < REQUIRED_AGREEMENT:
+            raise ExportError(f"only {agreement.sentence()}; {100 * REQUIRED_AGREEMENT:.0f} % are needed")
+        return agreement
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
     """The first line of what a library says of its failure, which may be hundreds long, or nothing."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

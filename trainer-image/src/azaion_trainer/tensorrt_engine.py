@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from azaion_trainer import files
-from azaion_trainer.export import MAX_BATCH, MAX_DETECTIONS, Batch, ExportError, Runner, Source
+from azaion_trainer.export import MAX_BATCH, MAX_DETECTIONS, Batch, ExportError, Runner, Source, words
 
 _MODULE = "tensorrt"
 
@@ -43,7 +43,7 @@ class TensorRT:
             files.sync_file(staged)
             staged.rename(target)
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise ExportError(f"{type(error).__name__}: {error}") from error
+            raise ExportError(words(error)) from error
         finally:
             staged.unlink(missing_ok=True)
 

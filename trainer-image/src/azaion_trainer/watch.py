@@ -66,9 +66,10 @@ class Heartbeat:
     @property
     def timeout_s(self) -> float:
         """The silence that counts as a stall."""
-        if self._fixed_timeout_s is not None:
-            return max(self._fixed_timeout_s, self._patience_s)
-        return max(MIN_STALL_TIMEOUT_S, STALL_BATCHES * (self.batch_s or 0.0), self._patience_s)
+        own_s = self._fixed_timeout_s
+        if own_s is None:
+            own_s = max(MIN_STALL_TIMEOUT_S, STALL_BATCHES * (self.batch_s or 0.0))
+        return max(own_s, self._patience_s)
 
 
 class Watchdog:
