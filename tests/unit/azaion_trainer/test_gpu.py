@@ -10,6 +10,7 @@ from trainer_make import (
     UID,
     RecordingStop,
     draw_scenes,
+    newest_state,
     no_progress,
     request,
     spec,
@@ -76,14 +77,6 @@ def train(context: StageContext) -> TrainingProgress:
     return found
 
 
-def state_of(context: StageContext) -> dict[str, Any]:
-    from azaion_trainer.checkpoints import CheckpointStore
-
-    found = CheckpointStore(context.run.checkpoints).newest().found
-    assert found is not None
-    return found.state
-
-
 def test_a_training_with_mixed_precision_stops_anywhere_and_goes_on(scenes: Layout) -> None:
     import torch
 
@@ -97,7 +90,7 @@ def test_a_training_with_mixed_precision_stops_anywhere_and_goes_on(scenes: Layo
     found = train(last)
     assert [row.epoch for row in found.history] == [1, 2, 3, 4]
     assert "resumed from state-" in found.resumed
-    one, other = state_of(whole), state_of(last)
+    one, other = newest_state(whole), newest_state(last)
     assert one["scaler"], "the scaler of mixed precision is part of a checkpoint"
     assert other["scaler"].keys() == one["scaler"].keys()
     far = [

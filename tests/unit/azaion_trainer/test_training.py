@@ -15,6 +15,7 @@ from trainer_make import (
     RecordingStop,
     dataset_status,
     draw_scenes,
+    newest_state,
     no_progress,
     request,
     spec,
@@ -72,14 +73,6 @@ def train(context: StageContext) -> str:
     from azaion_trainer.train import train as work
 
     return work(context)
-
-
-def newest_state(context: StageContext) -> dict[str, Any]:
-    from azaion_trainer.checkpoints import CheckpointStore
-
-    found = CheckpointStore(context.run.checkpoints).newest().found
-    assert found is not None
-    return found.state
 
 
 def after_looks(count: int) -> Callable[[], bool]:

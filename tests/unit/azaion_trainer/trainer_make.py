@@ -163,6 +163,15 @@ def stage_context(layout: Layout, run_task: RunTask, stop: StopSignal | None = N
     return StageContext(run_task, layout, report, Heartbeat(), stop or StopSignal(), cores=1)
 
 
+def newest_state(context: StageContext) -> dict[str, Any]:
+    """What the newest checkpoint of a run holds."""
+    from azaion_trainer.checkpoints import CheckpointStore
+
+    found = CheckpointStore(context.run.checkpoints).newest().found
+    assert found is not None
+    return found.state
+
+
 def no_progress(_done: int, _total: int) -> None:
     """Nobody looks."""
 
