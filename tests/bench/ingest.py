@@ -51,7 +51,7 @@ from azaion_consumer.messages import (  # noqa: E402
     Edited,
     encode_created,
     encode_edited,
-    label_text,
+    label_content,
 )
 
 RECORDED: Final = Path(__file__).with_name("ingest.json")
@@ -107,7 +107,7 @@ def each(broker: dict[str, Any], stream: str, messages: int, root: Path) -> floa
         nonlocal done
         message = decoder.decode_body(body, properties)
         found: Annotation = message.annotation  # type: ignore[union-attr]
-        files = [(directories[1] / f"{found.name}.txt", label_text(found.detections).encode())]
+        files = [(directories[1] / f"{found.name}.txt", label_content(found.detections))]
         if not isinstance(message, Edited):
             files.append((directories[0] / f"{found.name}{found.extension}", bytes(found.image)))
         for path, content in files:
@@ -130,7 +130,7 @@ def disk(workload: Workload, root: Path) -> float:
     decoder = Decoder(80)
     message = decoder.decode(next(workload.entries()))
     found: Annotation = message.annotation  # type: ignore[union-attr]
-    label, image = label_text(found.detections).encode(), bytes(found.image)
+    label, image = label_content(found.detections), bytes(found.image)
     began_s = time.perf_counter()
     for number in range(workload.messages):
         with open(labels / f"x{number:06d}.txt", "wb") as file:
@@ -255,7 +255,7 @@ def durable_s(bench: Bench, messages: int) -> float:
         found = sum(bench.committed().get("processed", {}).values())
         return time.perf_counter() if found >= messages else None
 
-    took_s = wait_for(f"{messages} messages", end, 600.0, 0.002) - began_s
+    took_s = wait_for(f"{messages} messages", end, 600.0, 0.01) - began_s
     code = consumer.terminate()
     if code != 0:
         raise RuntimeError(f"the consumer ended with {code}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 #: What an application property may be; other values are stepped over.
 Simple = str | bytes | int
@@ -30,6 +31,8 @@ _FIXED_WIDTH = {0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
 _UNSIGNED = {0x50: 1, 0x52: 1, 0x53: 1, 0x60: 2, 0x70: 4, 0x80: 8}
 _SIGNED = {0x51: 1, 0x54: 1, 0x55: 1, 0x61: 2, 0x71: 4, 0x81: 8}
 _ZERO = (0x43, 0x44)
+#: Longer properties are read anew each time.
+_KNOWN_BYTES = 512
 
 
 class AmqpError(ValueError):
@@ -64,7 +67,7 @@ def decode(data: Buffer) -> AmqpMessage:
         elif section == _SEQUENCE:
             raise AmqpError("the body is an AMQP sequence, not binary data")
         elif section == _APPLICATION_PROPERTIES and code in _MAPS:
-            _read_properties(view[start:after], 1 if code == 0xC1 else 4, properties)
+            properties |= _properties(bytes(view[start:after]), 1 if code == 0xC1 else 4)
         position = after
     if not bodies:
         raise AmqpError("the message has no body")
@@ -115,16 +118,26 @@ def _extent(view: memoryview, position: int) -> tuple[int, int]:
     return start, start + size
 
 
-def _read_properties(content: memoryview, count_width: int, into: dict[str, Simple]) -> None:
-    """Read the keys and simple values of a map; its content begins with the count of both."""
-    position, end = count_width, len(content)
+def _properties(content: bytes, count_width: int) -> Mapping[str, Simple]:
+    """The keys and simple values of a map; its content begins with the count of both."""
+    return (_known_properties if len(content) <= _KNOWN_BYTES else _read_properties)(content, count_width)
+
+
+def _read_properties(content: bytes, count_width: int) -> Mapping[str, Simple]:
+    view, found = memoryview(content), dict[str, Simple]()
+    position, end = count_width, len(view)
     while position < end:
-        key, position = _simple(content, position)
+        key, position = _simple(view, position)
         if position >= end:
             raise AmqpError("an application property has no value")
-        value, position = _simple(content, position)
+        value, position = _simple(view, position)
         if isinstance(key, str) and value is not None:
-            into[key] = value
+            found[key] = value
+    return found
+
+
+#: A producer's messages have the same few properties, over and over.
+_known_properties = lru_cache(maxsize=32)(_read_properties)
 
 
 def _simple(view: memoryview, position: int) -> tuple[Simple | None, int]:

@@ -19,6 +19,9 @@ from azaion_consumer.messages import Rejected, RejectReason
 DELIVER_HEAD = struct.Struct(">BbbHIqQQIIII")
 #: A sub-batch's head: marker and compression (1 byte), records (2), bytes unpacked (4), bytes packed (4).
 _SUB_BATCH_HEAD_BYTES = 11
+#: Size of an entry that is one message; a sub-batch has the highest bit set.
+_SIZE = struct.Struct(">I")
+_SUB_BATCH = 0x8000_0000
 _GZIP = 1
 #: Uncompressed size of a sub-batch that is still unpacked.
 _MAX_SUB_BATCH_BYTES = 256 * 1024 * 1024
@@ -128,7 +131,7 @@ class Cutter:
         """Length of the complete entries; moves the offset behind them."""
         view, position = memoryview(self._begun), 0
         while position < len(view):
-            size = _entry_bytes(view[position : position + _SUB_BATCH_HEAD_BYTES])
+            size = _entry_bytes(view, position)
             if size == 0 or position + size > len(view):
                 break
             _, position, count, _ = _entry(view, position)
@@ -136,20 +139,23 @@ class Cutter:
         return position
 
 
-def _entry_bytes(begun: Buffer | bytearray) -> int:
-    """Size of the entry that begins so, its head included; 0 when too little of it is there to tell."""
-    if len(begun) < 4:
+def _entry_bytes(begun: Buffer | bytearray, position: int = 0) -> int:
+    """Size of the entry that begins there, its head included; 0 when too little of it is there to tell."""
+    there = len(begun) - position
+    if there < _SIZE.size:
         return 0
-    if not begun[0] & 0x80:
-        return 4 + int.from_bytes(begun[:4], "big")
-    if len(begun) < _SUB_BATCH_HEAD_BYTES:
+    size: int = _SIZE.unpack_from(begun, position)[0]
+    if size < _SUB_BATCH:
+        return _SIZE.size + size
+    if there < _SUB_BATCH_HEAD_BYTES:
         return 0
-    return _SUB_BATCH_HEAD_BYTES + int.from_bytes(begun[7:11], "big")
+    size = _SIZE.unpack_from(begun, position + 7)[0]
+    return _SUB_BATCH_HEAD_BYTES + size
 
 
 def _entry(data: memoryview, position: int) -> tuple[int, int, int, int | None]:
     """Where the entry at `position` has its content and its end, its records, and a sub-batch's compression."""
-    size = _entry_bytes(data[position : position + _SUB_BATCH_HEAD_BYTES])
+    size = _entry_bytes(data, position)
     end = position + size
     if size == 0 or end > len(data):
         raise ChunkError("an entry is longer than its chunk")

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -90,7 +90,7 @@ class Rejected(Exception):  # noqa: N818 - an outcome, not a fault of ours
         self.reason = reason
 
 
-class Detection(msgspec.Struct, frozen=True):
+class Detection(msgspec.Struct, frozen=True, gc=False):
     """One box: class number, centre and size as parts (0-1) of the image's width and height."""
 
     cls: int
@@ -102,7 +102,7 @@ class Detection(msgspec.Struct, frozen=True):
     annotation_name: str | None = None
 
 
-class Annotation(msgspec.Struct, frozen=True, kw_only=True):
+class Annotation(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One annotated image. `image` shares memory with the message it came in; it is empty in an edit."""
 
     name: str
@@ -123,23 +123,23 @@ class Annotation(msgspec.Struct, frozen=True, kw_only=True):
         return self.role in VALIDATOR_LIKE
 
 
-@dataclass(frozen=True)
-class Created:
+class Created(msgspec.Struct, frozen=True, gc=False):
+    operation: ClassVar[str] = "created"
     annotation: Annotation
 
 
-@dataclass(frozen=True)
-class Edited:
+class Edited(msgspec.Struct, frozen=True, gc=False):
+    operation: ClassVar[str] = "edited"
     annotation: Annotation
 
 
-@dataclass(frozen=True)
-class Validated:
+class Validated(msgspec.Struct, frozen=True, gc=False):
+    operation: ClassVar[str] = "validated"
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Deleted:
+class Deleted(msgspec.Struct, frozen=True, gc=False):
+    operation: ClassVar[str] = "deleted"
     names: tuple[str, ...]
 
 
@@ -288,9 +288,12 @@ class Decoder:
             )
         if self._typed is not None:
             try:
+                # A list on the way: a tuple of a generator takes a third longer.
                 return tuple(
-                    Detection(d.cls, d.x + 0.0, d.y + 0.0, d.w + 0.0, d.h + 0.0, d.confidence, d.annotation_name)
-                    for d in self._typed.decode(text)
+                    [
+                        Detection(d.cls, d.x + 0.0, d.y + 0.0, d.w + 0.0, d.h + 0.0, d.confidence, d.annotation_name)
+                        for d in self._typed.decode(text)
+                    ]
                 )
             except _UNDECODABLE:
                 pass  # another spelling, or something to reject: the general way below finds out which
@@ -405,11 +408,11 @@ def check_image(image: Buffer) -> None:
     raise Rejected(RejectReason.NOT_AN_IMAGE, f"the image is {what}, which is no JPEG, PNG, BMP, WebP or TIFF")
 
 
-def label_text(detections: Iterable[Detection]) -> str:
+def label_content(detections: Iterable[Detection]) -> bytes:
     """The label file: a line `class cx cy w h` per box; numbers in the shortest form that reads back exactly."""
     # By way of JSON, which writes numbers so, and ten times as fast as Python's own repr.
     rows = _numbers.encode([(d.cls, d.x, d.y, d.w, d.h) for d in detections])
-    return rows[2:-2].replace(b"],[", b"\n").replace(b",", b" ").decode() + "\n" if len(rows) > 2 else ""
+    return rows[2:-2].replace(b"],[", b"\n").replace(b",", b" ") + b"\n" if len(rows) > 2 else b""
 
 
 # ---- producing: for the tests and the demo, and a description of the format in code ----
@@ -500,6 +503,9 @@ def _source(value: int | str | None) -> Source | int | None:
 
 def _member(value: Any, members: dict[int | str, E]) -> E | int | None:
     """The member with that number or name, an unknown number as it is, None for anything else."""
+    found = members.get(value) if type(value) is int else None
+    if found is not None:
+        return found
     if isinstance(value, str):
         text = value.strip()
         if text.isascii() and text.isdigit() and len(text) <= 9:

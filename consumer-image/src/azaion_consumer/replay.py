@@ -24,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from azaion_consumer.messages import EXTENSIONS, Created, Deleted, Edited, Message, Validated, label_text
+from azaion_consumer.messages import EXTENSIONS, Created, Deleted, Edited, Message, Validated, label_content
 from azaion_consumer.storage import Storage, write_file
 from azaion_consumer.tree import Directory, Tree
 
@@ -245,7 +245,7 @@ class Repair:
         if not isinstance(message, Created | Edited):
             return
         annotation = message.annotation
-        label = label_text(annotation.detections).encode()
+        label = label_content(annotation.detections)
         for index, perhaps in self._expected.wanted(annotation.name, offset, _LABELS):
             directory = self._tree.directories[index]
             found = _content(directory.label(annotation.name))

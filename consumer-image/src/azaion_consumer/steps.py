@@ -16,7 +16,7 @@ from azaion_consumer.rejected import RejectedDirectory
 from azaion_consumer.tree import Directory, Tree
 
 
-class PutAnnotation(msgspec.Struct, frozen=True, array_like=True, tag="annotation"):
+class PutAnnotation(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="annotation"):
     """A Created message: the label goes first, so that whoever finds the image finds its label."""
 
     name: str
@@ -38,7 +38,7 @@ class PutAnnotation(msgspec.Struct, frozen=True, array_like=True, tag="annotatio
         return 0
 
 
-class PutEdit(msgspec.Struct, frozen=True, array_like=True, tag="edit"):
+class PutEdit(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="edit"):
     """An Edited message; a validator's edit also validates."""
 
     name: str
@@ -59,7 +59,7 @@ class PutEdit(msgspec.Struct, frozen=True, array_like=True, tag="edit"):
         return 0
 
 
-class Validate(msgspec.Struct, frozen=True, array_like=True, tag="validate"):
+class Validate(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="validate"):
     """A Validated message."""
 
     names: tuple[str, ...]
@@ -72,7 +72,7 @@ class Validate(msgspec.Struct, frozen=True, array_like=True, tag="validate"):
         return sum(not _move_in(name, tree, tree.seed, tree.data) for name in self.names)
 
 
-class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
+class Delete(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="delete"):
     """A Deleted message."""
 
     names: tuple[str, ...]
@@ -91,7 +91,7 @@ class Delete(msgspec.Struct, frozen=True, array_like=True, tag="delete"):
         return missing
 
 
-class SetAside(msgspec.Struct, frozen=True, array_like=True, tag="aside"):
+class SetAside(msgspec.Struct, frozen=True, array_like=True, gc=False, tag="aside"):
     """A message that cannot be applied."""
 
     offset: int

@@ -21,14 +21,14 @@ from azaion_consumer.messages import (
     encode_bulk,
     encode_created,
     encode_edited,
-    label_text,
+    label_content,
 )
 
 pytestmark = pytest.mark.slow
 
-LABEL = label_text(annotation("x").detections).encode()
+LABEL = label_content(annotation("x").detections)
 OTHER = (Detection(5, 0.5, 0.5, 0.2, 0.2),)
-OTHER_LABEL = label_text(OTHER).encode()
+OTHER_LABEL = label_content(OTHER)
 
 
 def pair(directory: str, name: str, label: bytes = LABEL) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from azaion_api.annotation_ingest import IngestStorage
 from azaion_consumer import amqp
 from azaion_consumer.chunks import ChunkHead
-from azaion_consumer.filing import stage, stage_rejected
+from azaion_consumer.filing import draft, stage, stage_rejected
 from azaion_consumer.lock import LOCK_FILE, LockHolder
 from azaion_consumer.messages import (
     Annotation,
@@ -141,7 +141,7 @@ def file_batch(where: Storage, entries: Sequence[bytes], first_offset: int = 0, 
         except Rejected as rejected:
             steps.append(stage_rejected(offset, data, rejected, where))
         else:
-            steps.append(stage(message, where))
+            steps.append(stage(draft(message), where))
     after = record(first_offset + len(entries) - 1, tree=where.tree.names)
     where.stage_batch(after, steps)
     where.sync()

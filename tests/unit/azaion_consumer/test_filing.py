@@ -24,12 +24,12 @@ from consumer_make import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azaion_consumer.messages import Detection, Role, label_text
+from azaion_consumer.messages import Detection, Role, label_content
 
 PNG = b"\x89PNG\r\n\x1a\n picture"
-LABEL = label_text(annotation().detections).encode()
+LABEL = label_content(annotation().detections)
 OTHER = (Detection(5, 0.5, 0.5, 0.2, 0.2),)
-OTHER_LABEL = label_text(OTHER).encode()
+OTHER_LABEL = label_content(OTHER)
 
 
 def pair(

@@ -15,7 +15,7 @@ from consumer_make import JPEG, chunk, created, deleted, edited, entry, fields, 
 
 from azaion_consumer import amqp
 from azaion_consumer.chunks import ChunkError, ChunkHead, Cutter
-from azaion_consumer.filing import stage, stage_rejected
+from azaion_consumer.filing import draft, stage, stage_rejected
 from azaion_consumer.messages import Decoder, Rejected
 
 #: Messages filed for real, of those that were decoded and of those that were rejected.
@@ -111,7 +111,7 @@ def test_a_mutated_message_is_a_message_or_rejected_and_nothing_else(tmp_path: P
         outcomes[type(message).__name__] += 1
         if filed[True] < _FILED or outcomes.total() % 20 == 0:
             filed[True] += 1
-            storage.take([stage(message, storage)])
+            storage.take([stage(draft(message), storage)])
     storage.lock.release()
     print(f"{count} mutated messages: {dict(outcomes.most_common())}")
     assert len(outcomes) > 10, "the mutations reach all of the decoder"

@@ -31,7 +31,7 @@ from azaion_consumer.messages import (
     encode_bulk,
     encode_created,
     encode_edited,
-    label_text,
+    label_content,
 )
 
 GOOD_BOX = {"Cls": 3, "X": 0.5, "Y": 0.25, "W": 0.125, "H": 0.1}
@@ -124,7 +124,7 @@ def test_producers_of_different_spellings_may_take_turns() -> None:
 def test_no_detections_are_an_empty_label(text: str | None) -> None:
     found = decode(entry(fields(detections=text))).annotation.detections
     assert found == ()
-    assert label_text(found) == ""
+    assert label_content(found) == b""
 
 
 @pytest.mark.parametrize("extension", ["jpg", ".jpg", "JPG", ".JpG"])
@@ -196,14 +196,14 @@ def test_what_producers_encode_comes_back_compressed_or_not() -> None:
     ],
 )
 def test_a_label_line_is_class_centre_and_size(detection: Detection, line: str) -> None:
-    assert label_text([detection]) == line
+    assert label_content([detection]).decode() == line
 
 
 @PROPERTY
 @given(st.lists(st.floats(0, 1), min_size=4, max_size=4))
 def test_numbers_in_a_label_read_back_exactly(numbers: list[float]) -> None:
     text = json.dumps([{"Cls": 1, "X": numbers[0], "Y": numbers[1], "W": numbers[2], "H": numbers[3]}])
-    line = label_text(Decoder(80).detections(text)).split()
+    line = label_content(Decoder(80).detections(text)).decode().split()
     assert [float(part) for part in line[1:]] == numbers
     assert "-" not in "".join(part for part in line if "e" not in part), "a minus zero is written as zero"
 

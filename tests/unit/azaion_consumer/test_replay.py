@@ -25,7 +25,7 @@ from consumer_make import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azaion_consumer.messages import Decoder, Detection, Rejected, Role, label_text
+from azaion_consumer.messages import Decoder, Detection, Rejected, Role, label_content
 from azaion_consumer.replay import (
     Expected,
     Repair,
@@ -40,7 +40,7 @@ from azaion_consumer.replay import (
 )
 
 PNG = b"\x89PNG\r\n\x1a\n"
-LABEL = label_text(annotation().detections).encode()
+LABEL = label_content(annotation().detections)
 
 
 def replayed(root: Path, entries: list[bytes], first: int = 0, *, dry_run: bool = False) -> Repair:

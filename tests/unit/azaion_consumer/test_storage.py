@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 
 from azaion_api.annotation_ingest import IngestStorage
 from azaion_consumer.errors import StorageError, StorageReason
-from azaion_consumer.filing import stage
+from azaion_consumer.filing import draft, stage
 from azaion_consumer.messages import Decoder, Detection, RejectReason, Role
 from azaion_consumer.storage import Storage
 
@@ -120,7 +120,7 @@ def interrupted(root: Path, entries: list[bytes], ingest: str = "annotations", *
     """A batch that is durable and written down, by a process that dies before its first step."""
     where = storage(root, ingest=ingest, **others)
     where.open()
-    steps = [stage(Decoder(80).decode(data), where) for data in entries]
+    steps = [stage(draft(Decoder(80).decode(data)), where) for data in entries]
     stream = others.get("stream", STREAM)
     where.stage_batch(record(len(entries) - 1, tree=where.tree.names, stream=stream), steps)
     where.sync()
