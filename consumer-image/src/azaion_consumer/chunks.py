@@ -89,47 +89,54 @@ class Piece:
 
 
 class Cutter:
-    """Cuts a chunk into pieces while it arrives, so that memory holds a few pieces and not the chunk."""
+    """Cuts a chunk into pieces while it arrives, so that memory holds a few pieces and not the chunk.
 
-    def __init__(self, head: ChunkHead) -> None:
-        self.head = head
+    The chunk's bytes are put where `room` says, and nowhere else on their way to the disk.
+    """
+
+    def __init__(self, head: ChunkHead, piece_bytes: int) -> None:
+        """A piece has about that many bytes; an entry that is larger arrives in one piece all the same."""
+        self._head = head
+        self._piece_bytes = piece_bytes
         self._offset = head.first_offset
         self._missing_bytes = head.data_bytes
         self._checksum = 0
-        self._begun = bytearray()
+        #: What of an entry that has begun is there already.
+        self._begun = memoryview(b"")
+        self._buffer = memoryview(b"")
 
     @property
     def missing_bytes(self) -> int:
-        """Bytes of the chunk that have not arrived."""
+        """Bytes of the chunk that were not taken yet."""
         return self._missing_bytes
 
-    def wanted_bytes(self, piece_bytes: int) -> int:
-        """How much to add next: up to a piece, or the rest of an entry that is larger than one."""
-        entry = _entry_bytes(self._begun) or _SUB_BATCH_HEAD_BYTES
-        return min(self._missing_bytes, max(piece_bytes, entry) - len(self._begun))
+    def room(self) -> memoryview:
+        """Where the next bytes of the chunk belong: up to a piece, or the rest of an entry that is larger than one."""
+        begun = len(self._begun)
+        size = max(self._piece_bytes, _entry_bytes(self._begun) or _SUB_BATCH_HEAD_BYTES)
+        self._buffer = memoryview(bytearray(begun + min(self._missing_bytes, size - begun)))
+        self._buffer[:begun] = self._begun
+        return self._buffer[begun:]
 
-    def add(self, data: bytes) -> Piece | None:
-        """Take more of the chunk; returns the entries that are complete now, None when none is.
+    def take(self) -> Piece | None:
+        """Once the room is filled: the entries that are complete now, None when none is.
 
         Raises ChunkError when the chunk is complete and not what the broker stored.
         """
-        self._checksum = zlib.crc32(data, self._checksum)
-        self._missing_bytes -= len(data)
-        self._begun += data
+        arrived = self._buffer[len(self._begun) :]
+        self._checksum = zlib.crc32(arrived, self._checksum)
+        self._missing_bytes -= len(arrived)
         last = self._missing_bytes == 0
-        if last and self._checksum != self.head.checksum:
-            raise ChunkError(f"the chunk at offset {self.head.first_offset} arrived damaged (checksum)")
+        if last and self._checksum != self._head.checksum:
+            raise ChunkError(f"the chunk at offset {self._head.first_offset} arrived damaged (checksum)")
         first = self._offset
-        end = len(self._begun) if last else self._complete_bytes()
-        if end == 0 and not last:
-            return None
-        piece = Piece(self.head, first, memoryview(self._begun)[:end], last)
-        self._begun = self._begun[end:]
-        return piece
+        end = len(self._buffer) if last else self._complete_bytes()
+        self._begun = self._buffer[end:]
+        return Piece(self._head, first, self._buffer[:end], last) if end or last else None
 
     def _complete_bytes(self) -> int:
         """Length of the complete entries; moves the offset behind them."""
-        view, position = memoryview(self._begun), 0
+        view, position = self._buffer, 0
         while position < len(view):
             size = _entry_bytes(view, position)
             if size == 0 or position + size > len(view):
@@ -139,7 +146,7 @@ class Cutter:
         return position
 
 
-def _entry_bytes(begun: Buffer | bytearray, position: int = 0) -> int:
+def _entry_bytes(begun: Buffer, position: int = 0) -> int:
     """Size of the entry that begins there, its head included; 0 when too little of it is there to tell."""
     there = len(begun) - position
     if there < _SIZE.size:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -58,6 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     # At level DEBUG rstream logs every frame, the one with the password too.
     logging.getLogger("rstream").setLevel(max(logging.INFO, logging.getLogger().level))
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    # What the imports made stays: the garbage collector need not look at it again and again.
+    gc.freeze()
     asyncio.run(_run(settings))
     return 0
 

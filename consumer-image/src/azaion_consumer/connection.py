@@ -29,6 +29,7 @@ from rstream.encoding import decode_frame
 
 from azaion_consumer.chunks import DELIVER_HEAD, ChunkError, ChunkHead, Cutter, Piece, parse_head
 from azaion_consumer.errors import BrokerError, BrokerReason
+from azaion_consumer.receiver import Receiver
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ _CONNECT_TIMEOUT_S = 10.0
 #: A broker answers "last chunk" at once unless the stream is empty.
 _BOUNDS_TIMEOUT_S = 3.0
 _CLOSE_TIMEOUT_S = 1.0
-_READ_BYTES = 256 * 1024
 _PIECE_BYTES = 2 * 1024 * 1024
 #: A chunk is one frame; the broker makes none nearly as large unless a producer sends such messages.
 MAX_FRAME_BYTES = 512 * 1024 * 1024
@@ -84,13 +84,21 @@ class Position:
 
 
 class _Socket(Connection):  # type: ignore[misc]
-    """rstream's connection, opened with a timeout and room for whole pieces of a chunk."""
+    """rstream's connection, opened with a timeout and with our receiving side."""
 
     async def open(self) -> None:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            self._reader, self._writer = await asyncio.open_connection(
-                self.host, self.port, ssl=self._ssl_context, limit=4 * _READ_BYTES
+            self._transport, self.receiver = await asyncio.get_running_loop().create_connection(
+                Receiver, self.host, self.port, ssl=self._ssl_context
             )
+
+    def abort(self) -> None:
+        """Drop the connection without a word."""
+        self._transport.abort()
+
+    async def _write_frame_raw(self, data: bytes) -> None:
+        # Requests are a few bytes each: what a dead peer does not take is little.
+        self._transport.write(data)
 
 
 class _Client(Client):  # type: ignore[misc]
@@ -99,7 +107,7 @@ class _Client(Client):  # type: ignore[misc]
     def __init__(self, *arguments: Any, on_piece: Callable[[Piece], Awaitable[None]], **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._on_piece = on_piece
-        self.active_s = 0.0
+        self._socket: _Socket | None = None
         #: True while it is us who do not read on.
         self.paused = False
         self.subscription: int | None = None
@@ -112,16 +120,30 @@ class _Client(Client):  # type: ignore[misc]
         return self._heartbeat * _SILENT_HEARTBEATS if self._heartbeat else None
 
     async def start(self) -> None:
-        self._conn = _Socket(self.host, self.port, self._ssl_context)
-        await self._conn.open()
-        self.active_s = asyncio.get_running_loop().time()
-        self.start_task("listener", self._listener())
+        connection = _Socket(self.host, self.port, self._ssl_context)
+        await connection.open()
+        self._conn = self._socket = connection
+        self.start_task("listener", self._listener(connection.receiver))
 
-    async def _listener(self) -> None:
+    async def watch_silence(self) -> None:
+        """Give the connection up when not a byte came for some heartbeats: a dead peer never says so."""
+        loop, limit_s = asyncio.get_running_loop(), self.silence_limit_s
+        while limit_s is not None and self._socket is not None:
+            receiver = self._socket.receiver
+            if self.paused:
+                receiver.active_s = loop.time()
+            left_s = receiver.active_s + limit_s - loop.time()
+            if left_s <= 0:
+                message = f"the broker {self.host}:{self.port} has been silent for {limit_s:.0f} s"
+                self.fail(BrokerError(BrokerReason.BROKER_UNREACHABLE, message))
+                return
+            await asyncio.sleep(left_s)
+
+    async def _listener(self, receiver: Receiver) -> None:
         try:
             while True:
-                await self._receive()
-        except (asyncio.IncompleteReadError, OSError) as error:
+                await self._receive(receiver)
+        except (EOFError, OSError) as error:
             why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "it was closed"
             message = f"the connection to the broker {self.host}:{self.port} is lost: {why}"
             self.fail(BrokerError(BrokerReason.DISCONNECTED, message))
@@ -147,22 +169,21 @@ class _Client(Client):  # type: ignore[misc]
     def abort(self) -> None:
         """Drop the connection without a word."""
         self._is_not_closed = False
-        if self._conn is not None and self._conn._writer is not None:
-            self._conn._writer.transport.abort()
+        if self._socket is not None:
+            self._socket.abort()
 
-    async def _receive(self) -> None:
+    async def _receive(self, receiver: Receiver) -> None:
         """Take one frame."""
-        reader = self._conn._reader
-        size = int.from_bytes(await reader.readexactly(4), "big")
+        size = int.from_bytes(await receiver.read(4), "big")
         if not 4 <= size <= MAX_FRAME_BYTES:
             raise ValueError(f"a frame of {size} bytes; is this the broker's stream port?")
-        head = await reader.readexactly(4)
+        head = await receiver.read(4)
         # rstream's heartbeat sender looks at its own mark and would warn.
-        self._last_heartbeat = self.active_s = asyncio.get_running_loop().time()
+        self._last_heartbeat = asyncio.get_running_loop().time()
         if int.from_bytes(head[:2], "big") == Key.Deliver.value:
-            await self._receive_chunk(size - 4)
+            await self._receive_chunk(receiver, size - 4)
             return
-        frame = decode_frame(head + await reader.readexactly(size - 4))
+        frame = decode_frame(head + await receiver.read(size - 4))
         if isinstance(frame, schema.Close):
             raise BrokerError(
                 BrokerReason.DISCONNECTED, f"the broker {self.host}:{self.port} closed the connection: {frame.reason}"
@@ -176,38 +197,25 @@ class _Client(Client):  # type: ignore[misc]
         if future is not None and not future.done():
             future.set_result(frame)
 
-    async def _receive_chunk(self, size: int) -> None:
+    async def _receive_chunk(self, receiver: Receiver, size: int) -> None:
         """Take one chunk, piece by piece, or let it go by when nobody wants it (any more)."""
-        head = parse_head(await self._conn._reader.readexactly(DELIVER_HEAD.size))
+        head = parse_head(await receiver.read(DELIVER_HEAD.size))
         if head.data_bytes != size - DELIVER_HEAD.size:
             raise ChunkError(f"the chunk at offset {head.first_offset} has not the size it says")
         if head.subscription == _BOUNDS_SUBSCRIPTION and self.bounds is not None and not self.bounds.done():
             self.bounds.set_result(head)
-        cutter = Cutter(head)
+        cutter = Cutter(head, _PIECE_BYTES)
         complete = False
         while not complete and head.subscription == self.subscription:
-            piece = cutter.add(await self._read(cutter.wanted_bytes(_PIECE_BYTES)))
+            await receiver.read_into(cutter.room())
+            piece = cutter.take()
             if piece is not None and head.subscription == self.subscription:
                 # Waiting here lets the socket fill up, which is how the broker learns to wait.
                 self.paused = True
                 await self._on_piece(piece)
                 self.paused = False
             complete = cutter.missing_bytes == 0
-        rest = cutter.missing_bytes
-        while rest:
-            rest -= len(await self._read(min(_PIECE_BYTES, rest)))
-
-    async def _read(self, size: int) -> bytes:
-        """That many bytes; every arrival is a sign of life."""
-        parts = []
-        while size:
-            part = await self._conn._reader.read(min(_READ_BYTES, size))
-            if not part:
-                raise asyncio.IncompleteReadError(part, size)
-            self.active_s = asyncio.get_running_loop().time()
-            parts.append(part)
-            size -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        await receiver.skip(cutter.missing_bytes)
 
 
 class StreamConnection:
@@ -217,7 +225,7 @@ class StreamConnection:
         self._endpoint = endpoint
         self._client = client
         self._subscriptions = itertools.cycle(range(_BOUNDS_SUBSCRIPTION))
-        self._watch = asyncio.create_task(self._watch_silence())
+        self._watch = asyncio.create_task(client.watch_silence())
 
     @property
     def gone(self) -> asyncio.Future[BrokerError]:
@@ -280,24 +288,6 @@ class StreamConnection:
                 offset_spec=schema.OffsetSpec.from_params(position.type, position.value),
                 initial_credit=1,
             )
-
-    async def _watch_silence(self) -> None:
-        """Give the connection up when not a byte came for some heartbeats: a dead peer never says so."""
-        loop = asyncio.get_running_loop()
-        limit_s = self._client.silence_limit_s
-        while limit_s is not None:
-            if self._client.paused:
-                self._client.active_s = loop.time()
-            left_s = self._client.active_s + limit_s - loop.time()
-            if left_s <= 0:
-                self._client.fail(
-                    BrokerError(
-                        BrokerReason.BROKER_UNREACHABLE,
-                        f"the broker {self._endpoint.address} has been silent for {limit_s:.0f} s",
-                    )
-                )
-                return
-            await asyncio.sleep(left_s)
 
 
 async def connect(

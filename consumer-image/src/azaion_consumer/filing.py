@@ -63,4 +63,3 @@ def stage_rejected(offset: int, payload: Buffer, rejected: Rejected, storage: St
     """Write a message that cannot be applied, and why, into the staging directory. Raises OSError."""
     record, kept = storage.rejected.encode(offset, payload, rejected)
     return SetAside(offset, storage.stage(kept), storage.stage(record), len(record) + len(kept))
-

@@ -1,4 +1,4 @@
-"""Chunks arrive in any portions, are cut between entries, and give every record its offset."""
+"""Chunks are cut between entries, in pieces of any size, and give every record its offset."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from azaion_consumer.chunks import DELIVER_HEAD, ChunkError, ChunkHead, Cutter, 
 from azaion_consumer.messages import Rejected, RejectReason
 
 
-def cut(head: ChunkHead, data: bytes, piece_bytes: int, arrival_bytes: int = 1 << 30) -> list[Piece]:
-    """The pieces of a chunk that arrives in portions."""
-    cutter, pieces, position = Cutter(head), [], 0
+def cut(head: ChunkHead, data: bytes, piece_bytes: int) -> list[Piece]:
+    """The pieces of a chunk."""
+    cutter, pieces, position = Cutter(head, piece_bytes), [], 0
     while True:
-        size = min(cutter.wanted_bytes(piece_bytes), arrival_bytes)
-        piece = cutter.add(data[position : position + size])
-        position += size
+        room = cutter.room()
+        room[:] = data[position : position + len(room)]
+        position += len(room)
+        piece = cutter.take()
         if piece is not None:
             pieces.append(piece)
         if cutter.missing_bytes == 0:
@@ -56,14 +57,14 @@ sub_batch = st.lists(st.binary(max_size=20), min_size=1, max_size=5).flatmap(
 
 
 @PROPERTY
-@given(st.lists(plain_entry | sub_batch, max_size=12), st.integers(1, 200), st.integers(1, 100), st.integers(0, 10**12))
+@given(st.lists(plain_entry | sub_batch, max_size=12), st.integers(1, 200), st.integers(0, 10**12))
 def test_however_a_chunk_is_cut_its_records_and_offsets_are_the_same(
-    entries: list[Any], piece_bytes: int, arrival_bytes: int, first: int
+    entries: list[Any], piece_bytes: int, first: int
 ) -> None:
     head, data = chunk(first, entries)
     whole = records(cut(head, data, 1 << 30))
     assert [offset for offset, _ in whole] == list(range(first, first + head.records))
-    assert records(cut(head, data, piece_bytes, arrival_bytes)) == whole
+    assert records(cut(head, data, piece_bytes)) == whole
 
 
 def test_pieces_hold_whole_entries_and_only_the_last_says_so() -> None:
@@ -75,7 +76,7 @@ def test_pieces_hold_whole_entries_and_only_the_last_says_so() -> None:
 
 def test_an_entry_larger_than_a_piece_arrives_in_one_piece() -> None:
     head, data = chunk(0, [b"a" * 10, b"b" * 5000, b"c" * 10])
-    assert [len(piece.data) for piece in cut(head, data, 100, 64)] == [14, 5004, 14]
+    assert [len(piece.data) for piece in cut(head, data, 100)] == [14, 5004, 14]
 
 
 def test_records_before_the_wanted_offset_are_left_out() -> None:

@@ -140,12 +140,13 @@ def broken_chunks(choose: random.Random, count: int) -> Iterator[tuple[ChunkHead
 def test_a_mutated_chunk_is_records_or_a_chunk_error_and_nothing_else(count: int) -> None:
     decoder, before_mib = Decoder(80), peak_mib()
     for head, data in broken_chunks(random.Random(count), count):
-        cutter, position = Cutter(head), 0
+        cutter, position = Cutter(head, 64), 0
         try:
             while cutter.missing_bytes:
-                wanted = cutter.wanted_bytes(64)
-                piece = cutter.add(data[position : position + wanted])
-                position += wanted
+                room = cutter.room()
+                room[:] = data[position : position + len(room)]
+                position += len(room)
+                piece = cutter.take()
                 for _, record in piece.records(0) if piece is not None else ():
                     if not isinstance(record, Rejected):
                         try:
