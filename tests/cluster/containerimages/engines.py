@@ -49,6 +49,9 @@ class Engine(Protocol):
     def archive_command(self, ref: str) -> list[str]:
         """A command that writes the image to standard output, as `docker save` does."""
 
+    def oci_archive_command(self, ref: str) -> list[str]:
+        """A command that writes the image to standard output as an archive others keep: an OCI layout."""
+
 
 @dataclass(frozen=True)
 class BuildOptions:
@@ -117,6 +120,11 @@ class DockerLike:
 
     def archive_command(self, ref: str) -> list[str]:
         return [self.name, "save", ref]
+
+    def oci_archive_command(self, ref: str) -> list[str]:
+        # docker (from 25 on) and nerdctl write an OCI layout by themselves.
+        kind = ["--format", "oci-archive"] if self.name == "podman" else []
+        return [self.name, "save", *kind, ref]
 
 
 class Buildah:
@@ -191,6 +199,9 @@ class Buildah:
 
     def archive_command(self, ref: str) -> list[str]:
         return [*self._command, "push", "--quiet", ref, f"docker-archive:/dev/stdout:{ref}"]
+
+    def oci_archive_command(self, ref: str) -> list[str]:
+        return [*self._command, "push", "--quiet", ref, f"oci-archive:/dev/stdout:{ref}"]
 
     def layer_directories(self) -> dict[str, Path]:
         """The unpacked files of each layer, by the layer's digest; none where layers are not kept as overlays."""

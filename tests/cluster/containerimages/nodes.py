@@ -204,7 +204,7 @@ def _write_missing(engine: Buildah, image: OciImage, present: Sequence[bool], ou
 
 
 def save(engine: Engine, directory: Path, request: Request) -> list[Path]:
-    """One archive per image; returns their paths. Raises ImageError."""
+    """An OCI archive of each image; returns their paths. Raises ImageError."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for image in request.images():
@@ -217,7 +217,7 @@ def save(engine: Engine, directory: Path, request: Request) -> list[Path]:
         path = directory / f"{image.name}-{request.tag or version()}.tar"
         temporary = path.with_suffix(".part")
         try:
-            with temporary.open("wb") as out, output_of(engine.archive_command(ref), f"packing {ref}") as packed:
+            with temporary.open("wb") as out, output_of(engine.oci_archive_command(ref), f"packing {ref}") as packed:
                 shutil.copyfileobj(packed, out, CHUNK_BYTES)
             temporary.rename(path)
         finally:

@@ -137,6 +137,9 @@ class RecordingEngine:
     def archive_command(self, ref: str) -> list[str]:
         return [sys.executable, "-c", f"import sys; sys.stdout.write({ref!r} * 1000)"]
 
+    def oci_archive_command(self, ref: str) -> list[str]:
+        return [sys.executable, "-c", f"import sys; sys.stdout.write('oci ' + {ref!r} * 1000)"]
+
 
 @pytest.fixture
 def engine(repository: Path) -> RecordingEngine:
@@ -406,10 +409,10 @@ def test_a_saved_archive_is_whole_or_not_there(
 ) -> None:
     building.build(engine, REQUEST)
     (path,) = nodes.save(engine, tmp_path / "out", REQUEST)
-    assert path.read_bytes() == b"docker.io/azaion/thing:9.9" * 1000
+    assert path.read_bytes() == b"oci " + b"docker.io/azaion/thing:9.9" * 1000
     path.unlink()
     broken = [sys.executable, "-c", "import sys; sys.stdout.write('half'); sys.exit('storage is damaged')"]
-    monkeypatch.setattr(engine, "archive_command", lambda _ref: broken)
+    monkeypatch.setattr(engine, "oci_archive_command", lambda _ref: broken)
     with pytest.raises(ImageError, match="storage is damaged"):
         nodes.save(engine, tmp_path / "out", REQUEST)
     assert list((tmp_path / "out").iterdir()) == []
