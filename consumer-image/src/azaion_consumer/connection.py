@@ -42,8 +42,8 @@ _CONNECT_TIMEOUT_S = 10.0
 _BOUNDS_TIMEOUT_S = 3.0
 _CLOSE_TIMEOUT_S = 1.0
 _PIECE_BYTES = 2 * 1024 * 1024
-#: A chunk is one frame; the broker makes none nearly as large unless a producer sends such messages.
-MAX_FRAME_BYTES = 512 * 1024 * 1024
+#: Of a frame that is held as a whole. A chunk is a frame as well, and has no limit: it may hold thousands of images.
+_MAX_FRAME_BYTES = 16 * 1024 * 1024
 _FRAME_MAX_BYTES = 1024 * 1024
 _BOUNDS_SUBSCRIPTION = 255
 
@@ -175,12 +175,13 @@ class _Client(Client):  # type: ignore[misc]
     async def _receive(self, receiver: Receiver) -> None:
         """Take one frame."""
         size = int.from_bytes(await receiver.read(4), "big")
-        if not 4 <= size <= MAX_FRAME_BYTES:
-            raise ValueError(f"a frame of {size} bytes; is this the broker's stream port?")
         head = await receiver.read(4)
+        is_chunk = int.from_bytes(head[:2], "big") == Key.Deliver.value
+        if size < 4 or (size > _MAX_FRAME_BYTES and not is_chunk):
+            raise ValueError(f"a frame of {size} bytes; is this the broker's stream port?")
         # rstream's heartbeat sender looks at its own mark and would warn.
         self._last_heartbeat = asyncio.get_running_loop().time()
-        if int.from_bytes(head[:2], "big") == Key.Deliver.value:
+        if is_chunk:
             await self._receive_chunk(receiver, size - 4)
             return
         frame = decode_frame(head + await receiver.read(size - 4))
