@@ -384,6 +384,28 @@ def test_a_report_deleted_under_a_working_pod_is_made_again(
     runs.until("full", message="forms the data set: reading 100 images")
 
 
+def test_rights_that_an_operator_died_before_giving_are_given_by_the_next_one(
+    operator: Operator, node: Node, runs: Runs, namespace: Namespace
+) -> None:
+    node.report_storage()
+    runs.create("full")
+    node.start_pod(node.job("full-prepare-1"))
+
+    def rights() -> list[str]:
+        given = ("-n", namespace.name, "-l", "azaion.com/training-run=full", "-o", "name")
+        return sorted(namespace.api.output("get", "role,rolebinding", *given).split())
+
+    wanted = [
+        "role.rbac.authorization.k8s.io/full-run",
+        "rolebinding.rbac.authorization.k8s.io/full-run",
+    ]
+    eventually("the pod has its rights", lambda: rights() == wanted)
+    operator.kill()
+    namespace.api.output("delete", "-n", namespace.name, *wanted)
+    operator.start()
+    eventually("it has them again", lambda: rights() == wanted)
+
+
 def test_a_job_deleted_by_hand_is_followed_by_the_next_attempt(
     operator: Operator, node: Node, runs: Runs, namespace: Namespace
 ) -> None:

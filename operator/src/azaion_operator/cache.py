@@ -191,7 +191,9 @@ class Cache:
         for raw in listed:
             name, now = raw["metadata"]["name"], raw["metadata"]["resourceVersion"]
             names.add(name)
-            wrong += before.get(name, now) != now
+            if before.get(name) == now:
+                continue  # the same state of it is known: there is nothing to read
+            wrong += name in before
             self.observe(resource, raw)
         if resource == CONFIG_MAPS and STORAGE_REPORT not in names:
             self._set_storage(None)

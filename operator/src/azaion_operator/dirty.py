@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 
@@ -44,6 +44,16 @@ class DirtyKeys:
         else:
             self._waiting.setdefault(key, monotonic())
             self._wake.set()
+
+    def mark_first(self, keys: Iterable[Key]) -> None:
+        """Look at these soon, in this order and before all others that wait."""
+        waiting, self._waiting = self._waiting, {}
+        for key in keys:
+            if key in waiting:
+                self._waiting[key] = waiting.pop(key)
+            else:
+                self.mark(key)
+        self._waiting |= waiting
 
     def mark_in(self, key: Key, seconds: float) -> None:
         """Look at it after that time, or earlier when something marks it; an earlier appointment stays."""

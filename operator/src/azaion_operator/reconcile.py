@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from time import monotonic
 
@@ -26,6 +26,7 @@ from azaion_operator.objects import (
     JOBS,
     LINES,
     ROLE_BINDINGS,
+    ROLES,
     RUNS,
     TYPES,
     Broken,
@@ -37,7 +38,7 @@ from azaion_operator.plan_ingest import plan_ingest
 from azaion_operator.plan_line import plan_line
 from azaion_operator.plan_run import RunPlan, plan_run
 from azaion_operator.publish import Publisher
-from azaion_operator.specs.identity import Child, report_map
+from azaion_operator.specs.identity import Child, identity, report_map
 from azaion_operator.texts import sentence
 from azaion_operator.view import RunView
 
@@ -45,12 +46,9 @@ log = logging.getLogger(__name__)
 
 #: How soon something in the way is looked at again when no event tells.
 _TROUBLE_RETRY_S = 10.0
-#: What needs nothing is made at once; a RoleBinding needs its Role, a Job's pod everything else.
-_WAVES: tuple[Callable[[ResourceType], bool], ...] = (
-    lambda type_: type_ not in (ROLE_BINDINGS, JOBS),
-    lambda type_: type_ == ROLE_BINDINGS,
-    lambda type_: type_ == JOBS,
-)
+#: A pod cannot be made without its ServiceAccount, but starts seconds before it first needs its rights; and the API
+#: server takes its time for those, as it looks whether the operator may give them.
+_RIGHTS = (ROLES, ROLE_BINDINGS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +90,9 @@ class Reconciler:
         self._events = events
         self._metrics = metrics
         self._clock = clock
+        #: UID by name of the runs whose pods are known to have their rights: an operator that was killed may have made
+        #: the Job and not the RoleBinding.
+        self._with_rights: dict[str, str] = {}
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at one resource; the seconds after which to look again, if there are any."""
@@ -109,6 +110,7 @@ class Reconciler:
         run = self._cache.runs.get(key.name)
         if run is None:
             self._cache.forget_gone_pods(key)
+            self._with_rights.pop(key.name, None)
             return None
         if isinstance(run, Broken):
             await self._broken(RUNS, run)
@@ -131,7 +133,10 @@ class Reconciler:
             run = await self._publish_run(run, plan)
         for job in plan.stop:
             await self._cluster.delete(JOBS, job.metadata.name, job.metadata.uid, children_first=True)
-        trouble = await self._create(plan.create, run.metadata.uid)
+        children = (*self._doubtful_rights(view), *plan.create)
+        trouble = await self._create(children, run.metadata.uid)
+        if not trouble and any(type_ == ROLE_BINDINGS for type_, _ in children):
+            self._with_rights[run.metadata.name] = run.metadata.uid
         if trouble and trouble.invalid:
             # Nothing of the Job but what the spec says can be at fault, and that cannot change any more.
             refused = dataclasses.replace(view, run=run, refused=trouble.message)
@@ -222,12 +227,30 @@ class Reconciler:
 
     async def _create(self, children: tuple[Child, ...], owner_uid: str) -> Trouble | None:
         """Make the children that are not there; what is in the way, if anything."""
-        for wave in _WAVES:
-            of_wave = [child for child in children if wave(child[0])]
-            for trouble in await asyncio.gather(*(self._create_one(child, owner_uid) for child in of_wave)):
+
+        def of(*types: ResourceType) -> list[Child]:
+            return [child for child in children if child[0] in types]
+
+        others = [child for child in children if child[0] not in (*_RIGHTS, JOBS)]
+        found = await asyncio.gather(
+            self._create_in_turn((others, of(JOBS)), owner_uid),
+            self._create_in_turn((of(ROLES), of(ROLE_BINDINGS)), owner_uid),
+        )
+        return next((trouble for trouble in found if trouble), None)
+
+    async def _create_in_turn(self, waves: Iterable[list[Child]], owner_uid: str) -> Trouble | None:
+        for wave in waves:
+            for trouble in await asyncio.gather(*(self._create_one(child, owner_uid) for child in wave)):
                 if trouble:
                     return trouble
         return None
+
+    def _doubtful_rights(self, view: RunView) -> tuple[Child, ...]:
+        """What the pods at work may lack, as somebody before us made them."""
+        run = view.run.metadata
+        if self._with_rights.get(run.name) == run.uid or not any(job.live for job in view.jobs):
+            return ()
+        return identity(view.run)
 
     async def _create_one(self, child: Child, owner_uid: str) -> Trouble | None:
         type_, manifest = child

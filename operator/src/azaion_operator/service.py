@@ -200,14 +200,16 @@ class Service:
             self._metrics.missed(wrong)
         self._synced.set()
         self._health.synced = True
-        for ingest in self._cache.ingests:
-            self._dirty.mark(Key(Kind.ANNOTATION_INGEST, ingest.metadata.name))
-        for line in self._cache.lines:
-            self._dirty.mark(Key(Kind.MODEL_LINE, line.metadata.name))
         # Who is at work goes first, then those that wait, in their order: the last of a thousand may wait a little.
         places = self._device.look().places
-        for run in sorted(self._cache.unfinished_runs(), key=lambda run: places.get(run.metadata.name, 0)):
-            self._dirty.mark(Key(Kind.TRAINING_RUN, run.metadata.name))
+        runs = sorted(self._cache.unfinished_runs(), key=lambda run: places.get(run.metadata.name, 0))
+        self._dirty.mark_first(
+            (
+                *(Key(Kind.ANNOTATION_INGEST, ingest.metadata.name) for ingest in self._cache.ingests),
+                *(Key(Kind.MODEL_LINE, line.metadata.name) for line in self._cache.lines),
+                *(Key(Kind.TRAINING_RUN, run.metadata.name) for run in runs),
+            )
+        )
 
 
 async def _end(tasks: set[asyncio.Task[Any]]) -> None:

@@ -47,6 +47,23 @@ async def within(event: asyncio.Event, what: str) -> None:
         pytest.fail(f"{what} did not happen within 5 s")
 
 
+async def test_what_is_marked_first_goes_before_all_others_in_its_order() -> None:
+    keys, seen, done = DirtyKeys(), [], asyncio.Event()
+    names = [Key(Kind.TRAINING_RUN, f"run-{number}") for number in range(6)]
+    for name in names[:5]:
+        keys.mark(name)
+    keys.mark_first([names[3], names[5], names[0]])
+
+    async def reconcile(key: Key) -> None:
+        seen.append(key)
+        if len(seen) == len(names):
+            done.set()
+
+    async with workers(keys, reconcile, n=1):
+        await within(done, "a look at every key")
+    assert seen == [names[number] for number in (3, 5, 0, 1, 2, 4)]
+
+
 async def test_a_key_marked_while_it_is_worked_on_is_worked_on_once_more_and_never_twice_at_once() -> None:
     keys, seen, at_work, done = DirtyKeys(), 0, 0, asyncio.Event()
     most = 0
