@@ -92,9 +92,7 @@ class Watching:
         self.objects: dict[str, Document] = {}
 
     async def __aenter__(self) -> Watching:
-        listed = await self._client.request("GET", self._path)
-        self.objects = {item["metadata"]["name"]: item for item in listed["items"]}
-        self._task = asyncio.create_task(self._follow(listed["metadata"]["resourceVersion"]))
+        self._task = asyncio.create_task(self._follow_for_ever(await self._list()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -102,9 +100,25 @@ class Watching:
             self._task.cancel()
             await asyncio.wait({self._task})
 
+    async def _list(self) -> str:
+        """Take the state as it is now; its version."""
+        listed = await self._client.request("GET", self._path)
+        self.objects = {item["metadata"]["name"]: item for item in listed["items"]}
+        return str(listed["metadata"]["resourceVersion"])
+
+    async def _follow_for_ever(self, version: str) -> None:
+        while True:
+            await self._follow(version)
+            # The API server drops who is slow to read.
+            async with self._changed:
+                version = await self._list()
+                self._changed.notify_all()
+
     async def _follow(self, version: str) -> None:
         async for type_, item in self._client.watch(self._path, version):
             async with self._changed:
+                if type_ == "ERROR":
+                    return
                 if type_ == "DELETED":
                     self.objects.pop(item["metadata"]["name"], None)
                 else:
