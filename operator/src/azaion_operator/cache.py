@@ -147,6 +147,8 @@ class Cache:
         self.pods: Table[Pod] = Table()
         self.reports: Table[Reports] = Table()
         self.deployments: Table[Deployment] = Table()
+        #: By line, the highest number a run of it was seen with: a run may be deleted before its line has recorded it.
+        self.iterations: dict[str, int] = {}
         self._tombstones: dict[str, None] = {}
         self.storage: StorageReport | None = None
         self._storage_version = 0
@@ -232,8 +234,17 @@ class Cache:
         else:
             changed = item.metadata.uid not in self._tombstones and table.put(item)
         if changed:
+            self._count(resource, item, deleted)
             for key in self._concerned(resource, item):
                 self._mark(key)
+
+    def _count(self, resource: ResourceType, item: Any, deleted: bool) -> None:
+        """A line that is made again counts from one again."""
+        if isinstance(item, TrainingRun) and item.status.iteration is not None:
+            line = item.spec.line_ref.name
+            self.iterations[line] = max(item.status.iteration, self.iterations.get(line, 0))
+        elif resource == LINES and deleted:
+            self.iterations.pop(item.metadata.name, None)
 
     def _bury(self, uid: str) -> None:
         self._tombstones[uid] = None

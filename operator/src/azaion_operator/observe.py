@@ -129,7 +129,7 @@ class Observer:
         name = run.spec.line_ref.name
         line = self.line_named(name)
         taken = (line.status.iteration if line else 0, *(r.status.iteration or 0 for r in self._runs_of(name)))
-        return max(taken) + 1
+        return max(*taken, self._cache.iterations.get(name, 0)) + 1
 
     def _publishes_first(self, run: TrainingRun) -> str | None:
         """Models of a line are published one after another, in the order of their runs' release."""

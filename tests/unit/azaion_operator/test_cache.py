@@ -14,6 +14,7 @@ from azaion_api.report import FoundModel
 from azaion_api.resources import ModelLine, TrainingRun
 from azaion_operator.cache import Cache, Key
 from azaion_operator.curves import MAX_POINTS
+from azaion_operator.device_queue import Turn
 from azaion_operator.objects import CONFIG_MAPS, INGESTS, JOBS, LINES, PODS, RUNS, Broken
 from azaion_operator.observe import Observer
 
@@ -270,6 +271,21 @@ def test_lines_hear_of_models_found_on_the_volume_and_see_their_own(cache: Marke
     observer = Observer(cache, make.SETTINGS)
     seen = {line.metadata.name: observer.line(line).found for line in cache.lines if isinstance(line, ModelLine)}
     assert seen == {"azaion": models[:1], "elsewhere": ()}, "nobody has looked at the other claim"
+
+
+def test_a_number_of_a_line_is_given_once_even_if_its_run_is_deleted_before_the_line_knows(cache: Marked) -> None:
+    observer = Observer(cache, make.SETTINGS)
+
+    def next_number() -> int:
+        return observer.run(make.run("later"), Turn(go=True, confirmed=True, place=1, waits_for="")).next_iteration
+
+    assert next_number() == 1
+    cache.observe(LINES, {"kind": "ModelLine", "metadata": metadata("azaion", 1)})
+    cache.observe(RUNS, raw_run("first", 2, status={"phase": "Running", "iteration": 1}))
+    cache.observe(RUNS, raw_run("first", 3, status={"phase": "Running", "iteration": 1}), deleted=True)
+    assert next_number() == 2
+    cache.observe(LINES, {"kind": "ModelLine", "metadata": metadata("azaion", 4)}, deleted=True)
+    assert next_number() == 1, "a line that is made again counts from one"
 
 
 def test_a_storage_report_that_is_gone_is_no_longer_believed(cache: Marked) -> None:
