@@ -49,8 +49,8 @@ class Engine(Protocol):
     def archive_command(self, ref: str) -> list[str]:
         """A command that writes the image to standard output, as `docker save` does."""
 
-    def oci_archive_command(self, ref: str) -> list[str]:
-        """A command that writes the image to standard output as an archive others keep: an OCI layout."""
+    def save_command(self, ref: str, path: Path) -> list[str]:
+        """A command that writes the image to that file as an OCI archive."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,10 @@ class DockerLike:
     def archive_command(self, ref: str) -> list[str]:
         return [self.name, "save", ref]
 
-    def oci_archive_command(self, ref: str) -> list[str]:
+    def save_command(self, ref: str, path: Path) -> list[str]:
         # docker (from 25 on) and nerdctl write an OCI layout by themselves.
         kind = ["--format", "oci-archive"] if self.name == "podman" else []
-        return [self.name, "save", *kind, ref]
+        return [self.name, "save", *kind, "--output", str(path), ref]
 
 
 class Buildah:
@@ -200,8 +200,8 @@ class Buildah:
     def archive_command(self, ref: str) -> list[str]:
         return [*self._command, "push", "--quiet", ref, f"docker-archive:/dev/stdout:{ref}"]
 
-    def oci_archive_command(self, ref: str) -> list[str]:
-        return [*self._command, "push", "--quiet", ref, f"oci-archive:/dev/stdout:{ref}"]
+    def save_command(self, ref: str, path: Path) -> list[str]:
+        return [*self._command, "push", "--quiet", ref, f"oci-archive:{path}:{ref}"]
 
     def layer_directories(self) -> dict[str, Path]:
         """The unpacked files of each layer, by the layer's digest; none where layers are not kept as overlays."""

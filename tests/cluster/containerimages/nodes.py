@@ -19,7 +19,7 @@ from testcluster.lifecycle import Cluster
 from containerimages.archive import Counter, OciImage, layers_of_docker_archive, layers_of_layout, pipe, write_oci
 from containerimages.catalogue import CHUNK_BYTES, GIB, ImageError, Request, version
 from containerimages.engines import Buildah, Engine
-from containerimages.machine import output_of, say
+from containerimages.machine import output_of, run, say
 
 _PIN_LABEL = "io.cri-containerd.pinned=pinned"
 
@@ -217,8 +217,9 @@ def save(engine: Engine, directory: Path, request: Request) -> list[Path]:
         path = directory / f"{image.name}-{request.tag or version()}.tar"
         temporary = path.with_suffix(".part")
         try:
-            with temporary.open("wb") as out, output_of(engine.oci_archive_command(ref), f"packing {ref}") as packed:
-                shutil.copyfileobj(packed, out, CHUNK_BYTES)
+            # One that a save that was killed left would be added to.
+            temporary.unlink(missing_ok=True)
+            run(engine.save_command(ref, temporary), f"packing {ref}", quiet=True)
             temporary.rename(path)
         finally:
             temporary.unlink(missing_ok=True)

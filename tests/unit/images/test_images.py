@@ -137,8 +137,12 @@ class RecordingEngine:
     def archive_command(self, ref: str) -> list[str]:
         return [sys.executable, "-c", f"import sys; sys.stdout.write({ref!r} * 1000)"]
 
-    def oci_archive_command(self, ref: str) -> list[str]:
-        return [sys.executable, "-c", f"import sys; sys.stdout.write('oci ' + {ref!r} * 1000)"]
+    def save_command(self, ref: str, path: Path) -> list[str]:
+        return [
+            sys.executable,
+            "-c",
+            f"import pathlib; pathlib.Path({str(path)!r}).write_text('oci ' + {ref!r} * 1000)",
+        ]
 
 
 @pytest.fixture
@@ -411,8 +415,8 @@ def test_a_saved_archive_is_whole_or_not_there(
     (path,) = nodes.save(engine, tmp_path / "out", REQUEST)
     assert path.read_bytes() == b"oci " + b"docker.io/azaion/thing:9.9" * 1000
     path.unlink()
-    broken = [sys.executable, "-c", "import sys; sys.stdout.write('half'); sys.exit('storage is damaged')"]
-    monkeypatch.setattr(engine, "oci_archive_command", lambda _ref: broken)
+    half = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('half'); sys.exit('storage is damaged')"
+    monkeypatch.setattr(engine, "save_command", lambda _ref, path: [sys.executable, "-c", half, str(path)])
     with pytest.raises(ImageError, match="storage is damaged"):
         nodes.save(engine, tmp_path / "out", REQUEST)
     assert list((tmp_path / "out").iterdir()) == []
