@@ -345,7 +345,8 @@ class Node:
         """The kubelet is done with a pod that was deleted."""
         path = self.path("pods", pod["metadata"]["name"])
         self._api.request("DELETE", path, {"gracePeriodSeconds": 0})
-        eventually("the pod is gone", lambda: self._api.request("GET", path).status == 404, hint=self._story)
+        # Its Job's controller lets go of it, which in a cluster that was just started takes a while.
+        eventually("the pod is gone", lambda: self._api.request("GET", path).status == 404, 60, self._story)
 
     def complete(self, job_name: str) -> Document:
         """The whole life of a stage's pod that ends well."""
