@@ -26,9 +26,6 @@ _SECTIONS = range(0x70, 0x79)
 _BINARY = (0xA0, 0xB0)
 _TEXT = (0xA1, 0xA3, 0xB1, 0xB3)
 _MAPS = (0xC1, 0xD1)
-_SIZED_IN_FOUR = (0xB0, 0xB1, 0xD1)
-#: Descriptor, section, constructor and size.
-_HEAD = struct.Struct(">BBBBI")
 #: Bytes of the value by the high four bits of the constructor (part 1.2.1); larger categories carry their size.
 _FIXED_WIDTH = {0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
 _UNSIGNED = {0x50: 1, 0x52: 1, 0x53: 1, 0x60: 2, 0x70: 4, 0x80: 8}
@@ -60,10 +57,12 @@ def decode(data: Buffer) -> AmqpMessage:
     properties: dict[str, Simple] = {}
     position, end = 0, len(view)
     while position < end:
-        section, code, start, after = _section(view, position)
+        section, position = _descriptor(view, position)
+        start, after = _extent(view, position)
+        code = view[position]
         if section in (_DATA, _VALUE):
             if code not in _BINARY and not (section == _VALUE and code in _TEXT):
-                raise AmqpError(f"the body at byte {start} is no binary value (constructor 0x{code:02x})")
+                raise AmqpError(f"the body at byte {position} is no binary value (constructor 0x{code:02x})")
             bodies.append(view[start:after])
         elif section == _SEQUENCE:
             raise AmqpError("the body is an AMQP sequence, not binary data")
@@ -80,20 +79,6 @@ def encode(body: bytes, properties: Mapping[str, Simple]) -> bytes:
     fields = b"".join(_encode_simple(key) + _encode_simple(value) for key, value in properties.items())
     head = struct.pack(">II", len(fields) + 4, 2 * len(properties))
     return b"\x00\x53\x74\xd1" + head + fields + b"\x00\x53\x75\xb0" + struct.pack(">I", len(body)) + body
-
-
-def _section(view: memoryview, position: int) -> tuple[int, int, int, int]:
-    """Kind of the section at `position`, its value's constructor, and where the value's content begins and ends."""
-    if position + _HEAD.size <= len(view):
-        zero, small, section, code, size = _HEAD.unpack_from(view, position)
-        # As nearly all are: a descriptor of one byte, and a value that says its size in four.
-        if zero == 0 and small == 0x53 and section in _SECTIONS and code in _SIZED_IN_FOUR:
-            start = position + _HEAD.size
-            if start + size <= len(view):
-                return section, code, start, start + size
-    section, position = _descriptor(view, position)
-    start, after = _extent(view, position)
-    return section, view[position], start, after
 
 
 def _descriptor(view: memoryview, position: int) -> tuple[int, int]:
