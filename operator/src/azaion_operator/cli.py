@@ -51,6 +51,9 @@ def _test() -> int:
 
 
 def _run() -> int:
+    from azaion_operator.half_client import leave_out_the_synchronous_half
+
+    leave_out_the_synchronous_half()
     from azaion_operator import service
     from azaion_operator.settings import read_settings
 

@@ -17,6 +17,7 @@ from time import monotonic
 from azaion_api.names import LABEL_DEVICE, LABEL_RUN, Kind
 from azaion_operator.cache import Cache, Key
 from azaion_operator.cluster import Cluster
+from azaion_operator.errors import ClusterError
 from azaion_operator.objects import JOBS, PODS, Job, Pod
 from azaion_operator.recovery import COOLING
 
@@ -152,6 +153,7 @@ class DeviceQueue:
         mark: Callable[[Key], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         is_cool: Callable[[], bool | None] = lambda: None,
+        term: Callable[[], int | None] = lambda: None,
     ) -> None:
         self._cluster = cluster
         self._cache = cache
@@ -166,6 +168,10 @@ class DeviceQueue:
         self._is_cool = is_cool
         #: Also when the run that made the GPU hot is gone.
         self._hot_until: datetime | None = None
+        self._term = term
+        #: In which term of the Lease a LIST showed nothing at the device, if nobody has acted at it since.
+        self._empty_in_term: int | None = None
+        self._seems_empty = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self.look().line)
@@ -196,6 +202,8 @@ class DeviceQueue:
             self._formed = monotonic()
             for name in _affected(before, self._seen):
                 self._mark(Key(Kind.TRAINING_RUN, name))
+        if not self._seen.occupants and self._term() is not None and not self._is_known_empty:
+            self._seems_empty.set()
         return self._seen
 
     def _look_soon(self) -> None:
@@ -223,13 +231,44 @@ class DeviceQueue:
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
-        """Within, the cache shows a fresh LIST of the Jobs and pods at the device, and nobody else acts on it."""
+        """Within, the cache shows what is at the device past any doubt, and nobody else acts on it.
+
+        Only the Lease's holder makes anything that uses the device. Where a LIST showed nothing there in this very term
+        of the Lease, and nobody has held this since, there is nothing; otherwise a new LIST shows what there is.
+        """
         async with self._lock:
-            selector = f"{LABEL_DEVICE}=true"
-            listed = await asyncio.gather(*(self._cluster.list(resource, selector) for resource in (JOBS, PODS)))
-            for resource, found in zip((JOBS, PODS), listed, strict=True):
-                self._cache.replace(resource, found.items, found.resource_version, device=True)
+            if not self._is_known_empty:
+                await self._list()
+            self._empty_in_term = None
             yield
+
+    async def look_ahead(self) -> None:
+        """For ever: once the device seems to be empty, make sure of it before somebody wants it.
+
+        A LIST takes up to 100 ms: the API server waits until its own caches are as new as the newest write.
+        """
+        while True:
+            await self._seems_empty.wait()
+            self._seems_empty.clear()
+            try:
+                async with self._lock:
+                    term = self._term()
+                    await self._list()
+                    self._empty_in_term = term
+                    if self.look().occupants:
+                        self._empty_in_term = None
+            except ClusterError as error:
+                log.debug("whether the device is empty is seen when somebody wants it: %s", error)
+
+    @property
+    def _is_known_empty(self) -> bool:
+        return self._empty_in_term is not None and self._empty_in_term == self._term()
+
+    async def _list(self) -> None:
+        selector = f"{LABEL_DEVICE}=true"
+        listed = await asyncio.gather(*(self._cluster.list(resource, selector) for resource in (JOBS, PODS)))
+        for resource, found in zip((JOBS, PODS), listed, strict=True):
+            self._cache.replace(resource, found.items, found.resource_version, device=True)
 
 
 def _steady(before: Queue, after: Queue, now: datetime) -> datetime | None:

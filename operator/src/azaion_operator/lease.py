@@ -49,6 +49,15 @@ class LeaseKeeper:
         self._seen: tuple[str, float] | None = None
         self._changed = asyncio.Event()
         self.renewals = 0
+        self._terms = 0
+
+    @property
+    def term(self) -> int | None:
+        """Which unbroken stretch of holding the Lease this is; None while it is not held.
+
+        Within one of them nobody else may have acted.
+        """
+        return self._terms if self.held else None
 
     @property
     def held(self) -> bool:
@@ -95,6 +104,7 @@ class LeaseKeeper:
             # Somebody else was quicker.
             return _RETRY_S
         if not self.held:
+            self._terms += 1
             log.info("holds the Lease %s as %s", LEASE_NAME, self._identity)
         self._held_by_other = None
         self.renewals += 1

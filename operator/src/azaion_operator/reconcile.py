@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import datetime
 from time import monotonic
 
@@ -128,13 +128,15 @@ class Reconciler:
         if plan.remove:
             await self._cluster.delete(RUNS, run.metadata.name, run.metadata.uid)
             return None
-        if plan.release:
-            # Written before anything is made: an operator that is killed in between finds the run released.
-            run = await self._publish_run(run, plan)
         for job in plan.stop:
             await self._cluster.delete(JOBS, job.metadata.name, job.metadata.uid, children_first=True)
         children = (*self._doubtful_rights(view), *plan.create)
-        trouble = await self._create(children, run.metadata.uid)
+        if plan.release:
+            released = asyncio.ensure_future(self._publish_run(run, plan))
+            trouble = await self._create(children, run.metadata.uid, released)
+            run = released.result()
+        else:
+            trouble = await self._create(children, run.metadata.uid)
         if not trouble and any(type_ == ROLE_BINDINGS for type_, _ in children):
             self._with_rights[run.metadata.name] = run.metadata.uid
         if trouble and trouble.invalid:
@@ -225,25 +227,35 @@ class Reconciler:
         except RefusedError as error:
             log.warning("%s; and its status cannot be written: %s", resource.problem, error, extra=context)
 
-    async def _create(self, children: tuple[Child, ...], owner_uid: str) -> Trouble | None:
-        """Make the children that are not there; what is in the way, if anything."""
+    async def _create(
+        self, children: tuple[Child, ...], owner_uid: str, released: asyncio.Future[TrainingRun] | None = None
+    ) -> Trouble | None:
+        """Make the children that are not there; what is in the way, if anything.
+
+        No Job is made before it is written that the run is released: an operator that is killed in between finds it so.
+        """
 
         def of(*types: ResourceType) -> list[Child]:
             return [child for child in children if child[0] in types]
 
-        others = [child for child in children if child[0] not in (*_RIGHTS, JOBS)]
-        found = await asyncio.gather(
-            self._create_in_turn((others, of(JOBS)), owner_uid),
-            self._create_in_turn((of(ROLES), of(ROLE_BINDINGS)), owner_uid),
-        )
+        beside = self._create_all([child for child in children if child[0] not in (*_RIGHTS, JOBS)], owner_uid)
+        trouble = await beside if released is None else (await asyncio.gather(beside, released))[0]
+        if trouble:
+            return trouble
+        found = await asyncio.gather(self._create_all(of(JOBS), owner_uid), self._give_rights(of(*_RIGHTS), owner_uid))
         return next((trouble for trouble in found if trouble), None)
 
-    async def _create_in_turn(self, waves: Iterable[list[Child]], owner_uid: str) -> Trouble | None:
-        for wave in waves:
-            for trouble in await asyncio.gather(*(self._create_one(child, owner_uid) for child in wave)):
-                if trouble:
-                    return trouble
+    async def _give_rights(self, children: list[Child], owner_uid: str) -> Trouble | None:
+        """The Role first: a RoleBinding is refused to whoever may not give what its Role gives."""
+        for type_ in _RIGHTS:
+            trouble = await self._create_all([child for child in children if child[0] == type_], owner_uid)
+            if trouble:
+                return trouble
         return None
+
+    async def _create_all(self, children: list[Child], owner_uid: str) -> Trouble | None:
+        found = await asyncio.gather(*(self._create_one(child, owner_uid) for child in children))
+        return next((trouble for trouble in found if trouble), None)
 
     def _doubtful_rights(self, view: RunView) -> tuple[Child, ...]:
         """What the pods at work may lack, as somebody before us made them."""

@@ -62,7 +62,14 @@ class Service:
         self._gpus = GpuWatch(settings.gpu_exporter_url)
         machine = Machine(settings.node_name, boot_id()) if settings.node_name else None
         observer = Observer(self._cache, settings.pods, self._gpu_celsius, machine)
-        self._device = DeviceQueue(cluster, self._cache, observer.entries, self._dirty.mark, is_cool=self._gpu_is_cool)
+        self._device = DeviceQueue(
+            cluster,
+            self._cache,
+            observer.entries,
+            self._dirty.mark,
+            is_cool=self._gpu_is_cool,
+            term=lambda: self._lease.term,
+        )
         self._reconciler = Reconciler(
             cluster,
             self._cache,
@@ -97,6 +104,7 @@ class Service:
             self._task("events", self._events.run()),
             self._task("resync", self._resync_for_ever()),
             self._task("gpus", self._gpus.run()),
+            self._task("device", self._device.look_ahead()),
             *(
                 self._task(f"worker-{n}", self._dirty.work(self._reconciler.reconcile, self._may_act))
                 for n in range(WORKERS)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,6 +16,7 @@ from azaion_api.names import LABEL_DEVICE, JobStage, Kind
 from azaion_operator.cache import Cache, Key
 from azaion_operator.cluster import Listing
 from azaion_operator.device_queue import DeviceQueue, Entry, Occupant, Queue, Turn, form_queue, turn_of
+from azaion_operator.errors import UnreachableError
 from azaion_operator.objects import JOBS, PODS, Job, Pod, ResourceType
 
 
@@ -259,3 +261,106 @@ async def test_runs_in_the_queue_may_see_it_a_moment_old_and_hear_of_what_change
         while "b" not in marked:
             await asyncio.sleep(0)
     assert turn_of(queue.look("b"), "b").place == 2
+
+
+class Device:
+    """A queue whose operator holds the Lease, with its look ahead at work."""
+
+    def __init__(self, *jobs: dict[str, Any]) -> None:
+        self.cluster = ListedCluster(jobs)
+        self.cache = Cache(lambda _: None)
+        self.term: int | None = 1
+        self.queue = DeviceQueue(
+            self.cluster,  # type: ignore[arg-type]
+            self.cache,
+            lambda: [waits("a")],
+            lambda _: None,
+            term=lambda: self.term,
+        )
+
+    @asynccontextmanager
+    async def looked_at(self) -> AsyncIterator[None]:
+        looking = asyncio.create_task(self.queue.look_ahead())
+        try:
+            self.queue.look()
+            await self.settled()
+            self.cluster.asked.clear()
+            yield
+        finally:
+            looking.cancel()
+
+    async def settled(self) -> None:
+        for _ in range(50):
+            await asyncio.sleep(0)
+
+    async def lists(self) -> int:
+        """How often the API server is asked by somebody who wants the device."""
+        self.cluster.asked.clear()
+        async with self.queue.held():
+            return len(self.cluster.asked) // 2
+
+
+async def test_an_empty_device_that_was_looked_at_ahead_is_taken_without_a_list_and_only_once() -> None:
+    device = Device()
+    async with device.looked_at():
+        assert device.cluster.asked == []
+        assert await device.lists() == 0
+        assert await device.lists() == 1, "whoever held it may have made something"
+
+
+async def test_once_the_device_is_empty_again_it_is_looked_at_again() -> None:
+    device = Device()
+    async with device.looked_at():
+        async with device.queue.held():
+            device.cache.observe(JOBS, raw_job("a-train-1", "a"))
+        device.queue.look()
+        await device.settled()
+        assert device.cluster.asked == [], "it is in use"
+        assert await device.lists() == 1
+        device.cache.observe(JOBS, raw_job("a-train-1", "a"), deleted=True)
+        device.queue.look()
+        await device.settled()
+        assert await device.lists() == 0
+
+
+async def test_what_the_look_ahead_finds_is_at_the_device() -> None:
+    device = Device(raw_job("other-train-1", "other"))
+    async with device.looked_at():
+        assert device.queue.look().occupants == (Occupant("Job", "other-train-1", "other"),)
+        assert await device.lists() == 1
+
+
+async def test_another_term_of_the_lease_knows_nothing_of_the_device() -> None:
+    device = Device()
+    async with device.looked_at():
+        device.term = None
+        assert await device.lists() == 1
+    device = Device()
+    async with device.looked_at():
+        device.term = 2
+        assert await device.lists() == 1
+
+
+async def test_an_operator_without_the_lease_does_not_look_ahead() -> None:
+    device = Device()
+    device.term = None
+    looking = asyncio.create_task(device.queue.look_ahead())
+    device.queue.look()
+    await device.settled()
+    looking.cancel()
+    assert device.cluster.asked == []
+
+
+async def test_a_look_ahead_that_gets_no_answer_leaves_it_to_whoever_wants_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = Device()
+
+    async def no_answer(resource: ResourceType, label_selector: str = "") -> Listing:
+        raise UnreachableError("gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(device.cluster, "list", no_answer)
+        async with device.looked_at():
+            broken.undo()
+            assert await device.lists() == 1

@@ -151,3 +151,18 @@ async def test_of_two_that_try_at_once_one_gets_it(store: Store, clock: Clock) -
     keepers = [LeaseKeeper(store, name, clock) for name in ("a", "b")]
     await asyncio.gather(*(keeper.step() for keeper in keepers))
     assert [k.held for k in keepers].count(True) == 1
+
+
+async def test_a_term_lasts_as_long_as_the_lease_is_held_without_a_break(store: Store, clock: Clock) -> None:
+    keeper = LeaseKeeper(store, "first", clock)
+    assert keeper.term is None
+    await keeper.step()
+    first = keeper.term
+    assert first is not None
+    clock.now += ACT_FOR_S - 1
+    await keeper.step()
+    assert keeper.term == first, "it was renewed in time"
+    clock.now += ACT_FOR_S
+    assert keeper.term is None
+    await keeper.step()
+    assert keeper.term not in (None, first), "somebody else may have acted in between"
