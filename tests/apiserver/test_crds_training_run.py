@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from real_api import SERVER_SIDE_APPLY, Document, Namespace, cases, resource
+from real_api import Document, Namespace, cases, resource
 
 from azaion_api.names import Kind
 from azaion_api.ultralytics_arguments import ALLOWED_PARAMETERS
@@ -580,21 +580,12 @@ def test_a_status_given_at_creation_is_dropped(namespace: Namespace) -> None:
     assert "status" not in namespace.get(RUN, "run")
 
 
-def test_conditions_are_merged_by_their_type(namespace: Namespace) -> None:
-    """Server-side apply of one condition leaves those of another writer."""
+def test_who_wrote_a_status_is_kept_in_one_word(namespace: Namespace) -> None:
+    """It has one writer; who wrote each of its fields would be half of a stored run."""
     assert namespace.create(RUN, "run", {}).status == 201
-
-    def apply(manager: str, type_: str) -> None:
-        condition = {**STATUS["conditions"][0], "type": type_}
-        body = {**resource(RUN, "run"), "status": {"conditions": [condition]}}
-        path = namespace.path(RUN, "run", "status", f"?fieldManager={manager}")
-        assert namespace.api.request("PATCH", path, body, SERVER_SIDE_APPLY).status == 200
-
-    apply("one", "Training")
-    apply("two", "Finished")
-    apply("one", "Training")
-    found = namespace.get(RUN, "run")["status"]["conditions"]
-    assert [condition["type"] for condition in found] == ["Training", "Finished"]
+    stored = namespace.patch_status(RUN, "run", STATUS).object
+    (writer,) = (entry for entry in stored["metadata"]["managedFields"] if entry.get("subresource") == "status")
+    assert writer["fieldsV1"] == {"f:status": {}}
 
 
 @pytest.mark.parametrize(

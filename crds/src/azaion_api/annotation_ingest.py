@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from azaion_api.conditions import Conditions, Resource, Resources, StorageClaim
-from azaion_api.schema import Rule, sentence
+from azaion_api.schema import Frozen, Rule, sentence
 
 #: Directories of the tree that hold something else than filed annotations.
 _TAKEN = ("data-corrupted", "data-rejected", "datasets", "models", "runs")
@@ -205,20 +205,15 @@ class AnnotationIngestSpec(Resource, frozen=True, kw_only=True):
             message="a private CA has an effect with TLS only; set enabled: true beside it or leave it out",
             reason="FieldValueForbidden",
         ),
-        Rule(
-            rule="self.storage == oldSelf.storage",
-            field_path=".storage",
-            message="cannot change after creation: the stored offset belongs to these directories; make a new AnnotationIngest",
-            reason="FieldValueForbidden",
+    )
+    FROZEN: ClassVar[tuple[Frozen, ...]] = (
+        Frozen(
+            ("storage",),
+            "cannot change after creation: the stored offset belongs to these directories; make a new AnnotationIngest",
         ),
-        *(
-            Rule(
-                rule=f"self.stream.{name} == oldSelf.stream.{name}",
-                field_path=f".stream.{name}",
-                message="cannot change after creation: the stored offset belongs to this stream; make a new AnnotationIngest",
-                reason="FieldValueForbidden",
-            )
-            for name in ("name", "virtualHost")
+        Frozen(
+            ("stream.name", "stream.virtualHost"),
+            "cannot change after creation: the stored offset belongs to this stream; make a new AnnotationIngest",
         ),
     )
 

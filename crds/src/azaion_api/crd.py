@@ -127,7 +127,9 @@ def custom_resource_definition(definition: Definition) -> Schema:
             "kind": {"type": "string"},
             "metadata": {"type": "object", "properties": {"name": {"type": "string"}}},
             "spec": {**structural_schema(definition.spec), "default": {}},
-            "status": structural_schema(definition.status),
+            # Only the operator writes it, and always whole. The API server would else keep who wrote each single field
+            # of it, which is half of a stored run.
+            "status": {**structural_schema(definition.status), "x-kubernetes-map-type": "atomic"},
         },
         "x-kubernetes-validations": [rule.to_schema() for rule in (_NAME_RULE, *definition.rules)],
     }

@@ -11,7 +11,7 @@ from msgspec import Meta
 from azaion_api.conditions import Conditions, Resource, StorageClaim
 from azaion_api.names import LineAction
 from azaion_api.outcome import AttemptReason
-from azaion_api.schema import Rule, sentence
+from azaion_api.schema import Frozen, Rule, sentence
 from azaion_api.training_run import FILE_NAME, Decimal, Model, TrainingRunSpec
 
 
@@ -51,6 +51,7 @@ class RunTemplate(TrainingRunSpec, frozen=True, kw_only=True):
     """What each run of the line trains. lineRef is the line's own."""
 
     RULES: ClassVar[tuple[Rule, ...]] = tuple(rule for rule in TrainingRunSpec.RULES if "oldSelf" not in rule.rule)
+    FROZEN: ClassVar[tuple[Frozen, ...]] = ()
 
     model: Annotated[
         Model, Meta(description="What training starts from; the line's current model if nothing else.")

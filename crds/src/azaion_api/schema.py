@@ -54,6 +54,40 @@ class Rule(msgspec.Struct, frozen=True):
         return " || ".join([*(f"!has({side}.{part})" for side in sides), f"({self.rule})"])
 
 
+class Frozen(msgspec.Struct, frozen=True):
+    """Fields that keep the value they were created with, by their paths in the API (`training.batch`).
+
+    A class lists them as `FROZEN`. `message` says why and what to do instead.
+    """
+
+    paths: tuple[str, ...]
+    message: str
+
+    def add_to(self, schema: Schema) -> None:
+        """Write the rules into the schema of the class.
+
+        They stand at the fields themselves and read little: the API server asks them at every write of a status as
+        well, and for each field a rule names it makes anew the list of all its neighbours.
+        """
+        for path in self.paths:
+            parent = schema
+            *above, name = path.split(".")
+            for part in above:
+                parent = parent["properties"][part]
+            field = parent["properties"][name]
+            _add_rule(field, self._rule("self == oldSelf"))
+            if "default" not in field:
+                # The field's own rule is not asked where there was none, or is none any more.
+                _add_rule(parent, self._rule(f"has(self.{name}) == has(oldSelf.{name})", f".{name}"))
+
+    def _rule(self, rule: str, field_path: str | None = None) -> Rule:
+        return Rule(rule=rule, message=self.message, field_path=field_path, reason="FieldValueForbidden")
+
+
+def _add_rule(schema: Schema, rule: Rule) -> None:
+    schema["x-kubernetes-validations"] = [*schema.get("x-kubernetes-validations", ()), rule.to_schema()]
+
+
 def sentence(text: str) -> dict[str, str]:
     """Extra schema of a string with a pattern: what a person reads instead of the pattern when a value does not match.
 
@@ -173,6 +207,9 @@ def _struct(info: inspect.StructType, where: str) -> Schema:
     rules: tuple[Rule, ...] = getattr(info.cls, "RULES", ())
     if rules:
         found["x-kubernetes-validations"] = [rule.to_schema() for rule in rules]
+    frozen: tuple[Frozen, ...] = getattr(info.cls, "FROZEN", ())
+    for fields in frozen:
+        fields.add_to(found)
     return found
 
 

@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from azaion_api.conditions import Conditions, Resource, Resources, StorageClaim, Toleration
 from azaion_api.outcome import AttemptReason
-from azaion_api.schema import Rule, sentence
+from azaion_api.schema import Frozen, Rule, sentence
 from azaion_api.ultralytics_arguments import ALLOWED_PARAMETERS, ArgumentKind
 
 FILE_NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,120}"
@@ -677,23 +677,6 @@ _WHY_NOT_ALLOWED = (
 )
 
 
-def _frozen(name: str) -> Rule:
-    return Rule(
-        rule=_unchanged(name),
-        field_path=f".{name}",
-        message="cannot change after creation; make a new TrainingRun (its training.resumeFrom takes over this run's checkpoints)",
-        reason="FieldValueForbidden",
-    )
-
-
-def _unchanged(name: str) -> str:
-    """CEL: the optional or defaulted field is as it was."""
-    parts = name.split(".")
-    has_new = " && ".join(f"has(self.{'.'.join(parts[: i + 1])})" for i in range(len(parts)))
-    has_old = has_new.replace("has(self.", "has(oldSelf.")
-    return f"({has_new}) == ({has_old}) && (!({has_new}) || self.{name} == oldSelf.{name})"
-
-
 _SPLIT_SUM = "self.dataset.split.train + self.dataset.split.valid + self.dataset.split.test"
 
 
@@ -736,35 +719,39 @@ class TrainingRunSpec(Resource, frozen=True, kw_only=True):
             message_expression="'can only be raised, it is %d now; to end a run early suspend or delete it, its checkpoints stay'.format([oldSelf.training.epochs])",
             reason="FieldValueForbidden",
         ),
-        _frozen("lineRef"),
-        _frozen("model"),
-        _frozen("dataset"),
-        *(
-            _frozen(f"training.{name}")
-            for name in (
-                "batch",
-                "imageSize",
-                "savePeriod",
-                "workers",
-                "patience",
-                "device",
-                "parameters",
-                "resumeFrom",
-                "checkpointIntervalSeconds",
-            )
+    )
+    FROZEN: ClassVar[tuple[Frozen, ...]] = (
+        Frozen(
+            (
+                "lineRef",
+                "model",
+                "dataset",
+                "training.batch",
+                "training.imageSize",
+                "training.savePeriod",
+                "training.workers",
+                "training.patience",
+                "training.device",
+                "training.parameters",
+                "training.resumeFrom",
+                "training.checkpointIntervalSeconds",
+                "resources",
+                "nodeSelector",
+                "tolerations",
+                "runtimeClassName",
+                "queueName",
+                "storage",
+                "smoke",
+                "budget",
+                "recovery",
+                "evaluation",
+                "export",
+                "publish.encryption",
+                "publish.targets",
+                "publish.notify",
+            ),
+            "cannot change after creation; make a new TrainingRun (its training.resumeFrom takes over this run's checkpoints)",
         ),
-        _frozen("resources"),
-        _frozen("nodeSelector"),
-        _frozen("tolerations"),
-        _frozen("runtimeClassName"),
-        _frozen("queueName"),
-        _frozen("storage"),
-        _frozen("smoke"),
-        _frozen("budget"),
-        _frozen("recovery"),
-        _frozen("evaluation"),
-        _frozen("export"),
-        *(_frozen(f"publish.{name}") for name in ("encryption", "targets", "notify")),
     )
 
     line_ref: Annotated[LineRef, Meta(description="The model line this run trains for.")] = msgspec.field(

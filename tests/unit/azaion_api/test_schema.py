@@ -12,7 +12,7 @@ import pytest
 from msgspec import Meta
 
 from azaion_api.conditions import Resource
-from azaion_api.schema import Rule, sentence, structural_schema, without_none
+from azaion_api.schema import Frozen, Rule, sentence, structural_schema, without_none
 
 
 class Colour(enum.StrEnum):
@@ -214,6 +214,34 @@ def test_the_docstring_and_the_rules_of_a_part_are_in_its_schema() -> None:
             "messageExpression": "'no ' + string(self.a)",
             "fieldPath": ".a",
         },
+    ]
+
+
+class Half(Resource, frozen=True, kw_only=True):
+    kept: Annotated[int, Meta(description=D)] = 1
+    free: Annotated[int, Meta(description=D)] = 1
+
+
+class Partly(Resource, frozen=True, kw_only=True):
+    FROZEN: ClassVar[tuple[Frozen, ...]] = (Frozen(("inner.kept", "maybe"), "make a new one"),)
+
+    inner: Annotated[Half, Meta(description=D)] = msgspec.field(default_factory=Half)
+    maybe: Annotated[str, Meta(description=D, pattern="^x$", extra_json_schema=sentence("say x"))] | None = None
+
+
+def test_a_frozen_field_has_a_rule_of_its_own_and_one_beside_it_where_it_may_be_absent() -> None:
+    schema = structural_schema(Partly)
+    words = {"message": "make a new one", "reason": "FieldValueForbidden"}
+    inner = schema["properties"]["inner"]
+    assert inner["properties"]["kept"]["x-kubernetes-validations"] == [{"rule": "self == oldSelf", **words}]
+    assert "x-kubernetes-validations" not in inner
+    assert "x-kubernetes-validations" not in inner["properties"]["free"]
+    assert schema["properties"]["maybe"]["x-kubernetes-validations"] == [
+        {"rule": 'self.matches("^x$")', "message": "say x", "reason": "FieldValueInvalid"},
+        {"rule": "self == oldSelf", **words},
+    ]
+    assert schema["x-kubernetes-validations"] == [
+        {"rule": "has(self.maybe) == has(oldSelf.maybe)", "fieldPath": ".maybe", **words}
     ]
 
 
