@@ -130,6 +130,19 @@ def _watch(registry: kopf.OperatorRegistry, resource: ResourceType, sink: Sink) 
     )(observe)
 
 
+class _NothingKept(kopf.DiffBaseStorage):
+    """No handler asks what changed in an object: kopf need not copy each one to compare it with its state before."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        return kopf.BodyEssence()
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     # No list of all namespaces and CRDs: the operator has no rights beyond its namespace.
@@ -144,7 +157,7 @@ def _settings() -> kopf.OperatorSettings:
     # Unused as nothing is stored on objects; ours all the same, should that ever change.
     settings.persistence.finalizer = f"{GROUP}/operator"
     settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"operator.{GROUP}")
-    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"operator.{GROUP}")
+    settings.persistence.diffbase_storage = _NothingKept()
     settings.process.ultimate_exiting_timeout = 20.0
     for resource, selector in WATCHED.items():
         if selector:
