@@ -45,6 +45,8 @@ REPORTING = 100
 ROUNDS = 5
 APPLIES = 20
 AT_REST_S = 60.0
+#: A cluster is idle when what followed from the last deletion is over as well.
+IDLE_S = 0.5
 RUNS_PATH = "/apis/azaion.com/v1alpha1/namespaces/{}/trainingruns"
 REPORT = "run-report"
 
@@ -135,10 +137,14 @@ class Bench:
                 await client.request("POST", runs_path(self._ours), a_run(name))
                 await jobs.until(f"the Job of {name}", lambda o, n=name: f"{n}-prepare-1" in o)
                 ours.append(time.monotonic() - began)
+                released = (await client.request("GET", runs_path(self._ours, name)))["status"]
                 await client.request("DELETE", runs_path(self._ours, name))
                 await self._gone(client, jobs)
-        async with Watching(client, path(self._bare, "jobs")) as jobs, self._bare_operator(client, self._bare_release):
+                await asyncio.sleep(IDLE_S)
+        release = partial(self._bare_release, released)
+        async with Watching(client, path(self._bare, "jobs")) as jobs, self._bare_operator(client, release):
             for number in range(APPLIES):
+                await asyncio.sleep(IDLE_S)
                 name = f"apply-{number}"
                 began = time.monotonic()
                 await client.request("POST", runs_path(self._bare), a_run(name))
@@ -159,13 +165,11 @@ class Bench:
     def _metrics(self) -> str:
         return self._operator.probe("/metrics")[1]
 
-    async def _bare_release(self, client: BareClient, run: Document) -> None:
+    async def _bare_release(self, status: Document, client: BareClient, run: Document) -> None:
         """The writes of a release, in the same order, by nobody in particular."""
         if run.get("status"):
             return
         name, namespace = run["metadata"]["name"], self._bare
-        for resource in ("jobs", "pods"):
-            await client.request("GET", f"{path(namespace, resource)}?labelSelector=azaion.com/device%3Dtrue")
         owner = {
             "apiVersion": run["apiVersion"],
             "kind": run["kind"],
@@ -174,25 +178,29 @@ class Bench:
             "controller": True,
         }
         meta = {"name": f"{name}-run", "ownerReferences": [owner]}
-        status = {**run, "status": {"phase": "Running", "message": "Job starts", "conditions": []}}
-        await client.request("PUT", runs_path(namespace, name, "status"), status)
-        rules = [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["x"], "verbs": ["get", "patch"]}]
         group = "rbac.authorization.k8s.io"
+        rules = [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["x"], "verbs": ["get", "patch"]}]
         bodies = {
             "configmaps": {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta},
             "serviceaccounts": {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta},
             "roles": {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": rules},
+            "rolebindings": {
+                "apiVersion": f"{group}/v1",
+                "kind": "RoleBinding",
+                "metadata": meta,
+                "roleRef": {"apiGroup": group, "kind": "Role", "name": f"{name}-run"},
+                "subjects": [{"kind": "ServiceAccount", "name": f"{name}-run", "namespace": namespace}],
+            },
+            "jobs": _plain_job(f"{name}-prepare-1", {}, owner),
         }
-        await asyncio.gather(*(client.request("POST", path(namespace, r), body) for r, body in bodies.items()))
-        binding = {
-            "apiVersion": f"{group}/v1",
-            "kind": "RoleBinding",
-            "metadata": meta,
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": f"{name}-run"},
-            "subjects": [{"kind": "ServiceAccount", "name": f"{name}-run", "namespace": namespace}],
-        }
-        await client.request("POST", path(namespace, "rolebindings"), binding)
-        await client.request("POST", path(namespace, "jobs"), _plain_job(f"{name}-prepare-1", {}, owner))
+
+        async def post(*resources: str) -> None:
+            for resource in resources:
+                await client.request("POST", path(namespace, resource), bodies[resource])
+
+        written = client.request("PUT", runs_path(namespace, name, "status"), {**run, "status": status})
+        await asyncio.gather(written, post("configmaps"), post("serviceaccounts"))
+        await asyncio.gather(post("jobs"), post("roles", "rolebindings"))
 
     @asynccontextmanager
     async def _bare_operator(
@@ -227,7 +235,7 @@ class Bench:
         pod = await asyncio.to_thread(lambda: node.start_pod(node.job(f"{name}-train-1")))
         uids = {name: pod["metadata"]["uid"]}
         ours = await self._report(client, self._ours, uids, f"{name}-run-report", range(1, EPOCHS + 1))
-        theirs = await self._bare_reports(client, ("active",), range(1, EPOCHS + 1))
+        theirs = await self._bare_reports(client, (name,), range(1, EPOCHS + 1))
         await self._delete_run(client, name)
         return self._compared("epoch to status, one run", ours, theirs)
 
@@ -254,8 +262,9 @@ class Bench:
         return took
 
     async def _bare_reports(self, client: BareClient, names: tuple[str, ...], epochs: range) -> list[float]:
-        """The same with somebody who only copies the number."""
+        """The same with somebody who writes the same status and decides nothing."""
         versions: dict[str, Document] = {}
+        status = (await client.request("GET", runs_path(self._ours, names[0])))["status"]
         # The watch may show a write, and bring the next report, before the write itself is answered.
         writing = {name: asyncio.Lock() for name in names}
 
@@ -266,7 +275,7 @@ class Bench:
                 return
             epoch = json.loads(text)["training"]["completedEpochs"]
             async with writing[name]:
-                body = {**versions[name], "status": {"phase": "Running", "completedEpochs": epoch, "epochs": 9999}}
+                body = {**versions[name], "status": {**status, "completedEpochs": epoch}}
                 versions[name] = await client.request("PUT", runs_path(self._bare, name, "status"), body)
 
         for name in names:
