@@ -200,7 +200,7 @@ class Bench:
 
         written = client.request("PUT", runs_path(namespace, name, "status"), {**run, "status": status})
         await asyncio.gather(written, post("configmaps"), post("serviceaccounts"))
-        await asyncio.gather(post("jobs"), post("roles", "rolebindings"))
+        await post("jobs", "roles", "rolebindings")
 
     @asynccontextmanager
     async def _bare_operator(

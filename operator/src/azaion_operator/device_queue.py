@@ -252,6 +252,8 @@ class DeviceQueue:
             self._seems_empty.clear()
             try:
                 async with self._lock:
+                    if self._is_known_empty:
+                        continue
                     term = self._term()
                     await self._list()
                     self._empty_in_term = term

@@ -132,9 +132,7 @@ class Reconciler:
             await self._cluster.delete(JOBS, job.metadata.name, job.metadata.uid, children_first=True)
         children = (*self._doubtful_rights(view), *plan.create)
         if plan.release:
-            released = asyncio.ensure_future(self._publish_run(run, plan))
-            trouble = await self._create(children, run.metadata.uid, released)
-            run = released.result()
+            run, trouble = await self._release(run, plan, children)
         else:
             trouble = await self._create(children, run.metadata.uid)
         if not trouble and any(type_ == ROLE_BINDINGS for type_, _ in children):
@@ -150,11 +148,24 @@ class Reconciler:
         self._cache.forget_gone_pods(Key(Kind.TRAINING_RUN, run.metadata.name), but=still_open)
         return _TROUBLE_RETRY_S if trouble else plan.again_in_s
 
+    async def _release(
+        self, run: TrainingRun, plan: RunPlan, children: tuple[Child, ...]
+    ) -> tuple[TrainingRun, Trouble | None]:
+        """Write that the run is released, make its children, and only then tell people: the Job waits for no Event."""
+        released = asyncio.ensure_future(self._publisher.publish(run, plan.status))
+        try:
+            trouble = await self._create(children, run.metadata.uid, released)
+        finally:
+            if released.done() and not released.cancelled() and released.exception() is None:
+                run = self._tell(run, plan)
+        return run, trouble
+
     async def _publish_run(self, run: TrainingRun, plan: RunPlan) -> TrainingRun:
         """Publish the plan's status, tell people what is new in it, and return the run as it is stored now."""
+        return self._tell(run, plan) if await self._publisher.publish(run, plan.status) else run
+
+    def _tell(self, run: TrainingRun, plan: RunPlan) -> TrainingRun:
         before, after = run.status, plan.status
-        if not await self._publisher.publish(run, after):
-            return run
         self._metrics.published(before, after)
         if before.message != after.message:
             log.info("%s", after.message, extra={"context": {"run": run.metadata.name, "phase": after.phase}})
@@ -228,30 +239,20 @@ class Reconciler:
             log.warning("%s; and its status cannot be written: %s", resource.problem, error, extra=context)
 
     async def _create(
-        self, children: tuple[Child, ...], owner_uid: str, released: asyncio.Future[TrainingRun] | None = None
+        self, children: tuple[Child, ...], owner_uid: str, released: asyncio.Future[bool] | None = None
     ) -> Trouble | None:
         """Make the children that are not there; what is in the way, if anything.
 
         No Job is made before it is written that the run is released: an operator that is killed in between finds it so.
+        Rights come last, the Role first: a RoleBinding is refused to whoever may not give what its Role gives.
         """
-
-        def of(*types: ResourceType) -> list[Child]:
-            return [child for child in children if child[0] in types]
-
-        beside = self._create_all([child for child in children if child[0] not in (*_RIGHTS, JOBS)], owner_uid)
+        beside = self._create_all([child for child in children if child[0] not in (JOBS, *_RIGHTS)], owner_uid)
         trouble = await beside if released is None else (await asyncio.gather(beside, released))[0]
-        if trouble:
-            return trouble
-        found = await asyncio.gather(self._create_all(of(JOBS), owner_uid), self._give_rights(of(*_RIGHTS), owner_uid))
-        return next((trouble for trouble in found if trouble), None)
-
-    async def _give_rights(self, children: list[Child], owner_uid: str) -> Trouble | None:
-        """The Role first: a RoleBinding is refused to whoever may not give what its Role gives."""
-        for type_ in _RIGHTS:
-            trouble = await self._create_all([child for child in children if child[0] == type_], owner_uid)
+        for type_ in (JOBS, *_RIGHTS):
             if trouble:
-                return trouble
-        return None
+                break
+            trouble = await self._create_all([child for child in children if child[0] == type_], owner_uid)
+        return trouble
 
     async def _create_all(self, children: list[Child], owner_uid: str) -> Trouble | None:
         found = await asyncio.gather(*(self._create_one(child, owner_uid) for child in children))

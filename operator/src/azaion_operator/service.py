@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 WORKERS = 8
 RESYNC_EVERY_S = 300.0
 _RESYNC_RETRY_S = 2.0
+_LINE_PAUSE_S = 0.1
 #: How long a LIST of kopf's may take to arrive as events.
 _LIST_SETTLES_S = 2.0
 
@@ -54,7 +55,7 @@ class Service:
         self._synced = asyncio.Event()
         self._relisted = asyncio.Event()
         self._dirty = DirtyKeys()
-        self._cache = Cache(self._dirty.mark)
+        self._cache = Cache(self._mark)
         self._lease = LeaseKeeper(cluster, settings.pod_uid)
         self._health = Health()
         self._metrics = Metrics()
@@ -126,6 +127,13 @@ class Service:
             await _end({watches})
             await self._cluster.close()
             log.info("stopped")
+
+    def _mark(self, key: Key) -> None:
+        """A line is looked at a moment later: what its runs do comes in bursts, and none of them waits for it."""
+        if key.kind is Kind.MODEL_LINE:
+            self._dirty.mark_in(key, _LINE_PAUSE_S)
+        else:
+            self._dirty.mark(key)
 
     def _page(self) -> PageView:
         base = PageView(
