@@ -41,6 +41,8 @@ WORKERS = 8
 RESYNC_EVERY_S = 300.0
 _RESYNC_RETRY_S = 2.0
 _LINE_PAUSE_S = 0.1
+#: What kopf gets for closing its watches; the Lease is given up before, so nobody waits for this but the kubelet.
+_WATCHES_END_S = 2.0
 #: How long a LIST of kopf's may take to arrive as events.
 _LIST_SETTLES_S = 2.0
 
@@ -123,7 +125,7 @@ class Service:
             await self._lease.release()
             for server in servers:
                 await server.cleanup()
-            await asyncio.wait({watches}, timeout=5.0)
+            await asyncio.wait({watches}, timeout=_WATCHES_END_S)
             await _end({watches})
             await self._cluster.close()
             log.info("stopped")
