@@ -1,6 +1,6 @@
 """The queue for the one device: who holds it, who is next.
 
-Decided purely; acted on under one lock after a LIST past the cache.
+Decided purely; acted on under one lock, by what a LIST past the cache said in this term of the Lease.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Turn:
     others_wait: bool = False
     #: The GPU has to cool down first.
     hot: bool = False
-    #: Decided from a LIST past the cache, under the lock. Only such a turn may be acted on.
+    #: Decided under the lock by what a LIST past the cache said. Only such a turn may be acted on.
     confirmed: bool = False
 
 

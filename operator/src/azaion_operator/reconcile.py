@@ -46,9 +46,10 @@ log = logging.getLogger(__name__)
 
 #: How soon something in the way is looked at again when no event tells.
 _TROUBLE_RETRY_S = 10.0
-#: A pod cannot be made without its ServiceAccount, but starts seconds before it first needs its rights; and the API
-#: server takes its time for those, as it looks whether the operator may give them.
-_RIGHTS = (ROLES, ROLE_BINDINGS)
+#: What a Job does not wait for, in this order. A pod cannot be made without its ServiceAccount, but starts seconds
+#: before it first needs its rights, which the API server takes its time for: it looks whether the operator may give
+#: them. The Role goes before the RoleBinding, which is refused to whoever may not give what the Role gives.
+_AFTER_THE_JOB = (LINES, ROLES, ROLE_BINDINGS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,11 +245,11 @@ class Reconciler:
         """Make the children that are not there; what is in the way, if anything.
 
         No Job is made before it is written that the run is released: an operator that is killed in between finds it so.
-        Rights come last, the Role first: a RoleBinding is refused to whoever may not give what its Role gives.
         """
-        beside = self._create_all([child for child in children if child[0] not in (JOBS, *_RIGHTS)], owner_uid)
+        in_turn = (JOBS, *_AFTER_THE_JOB)
+        beside = self._create_all([child for child in children if child[0] not in in_turn], owner_uid)
         trouble = await beside if released is None else (await asyncio.gather(beside, released))[0]
-        for type_ in (JOBS, *_RIGHTS):
+        for type_ in in_turn:
             if trouble:
                 break
             trouble = await self._create_all([child for child in children if child[0] == type_], owner_uid)

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 WORKERS = 8
 RESYNC_EVERY_S = 300.0
 _RESYNC_RETRY_S = 2.0
+#: What a line's runs do comes in bursts, and none of them waits for the line.
 _LINE_PAUSE_S = 0.1
 #: What kopf gets for closing its watches; the Lease is given up before, so nobody waits for this but the kubelet.
 _WATCHES_END_S = 2.0
@@ -131,7 +132,7 @@ class Service:
             log.info("stopped")
 
     def _mark(self, key: Key) -> None:
-        """A line is looked at a moment later: what its runs do comes in bursts, and none of them waits for it."""
+        """Have it looked at, a line a moment later."""
         if key.kind is Kind.MODEL_LINE:
             self._dirty.mark_in(key, _LINE_PAUSE_S)
         else:
