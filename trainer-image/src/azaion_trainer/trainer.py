@@ -409,7 +409,10 @@ class RunTrainer(DetectionTrainer):  # type: ignore[misc]
         seed = mix(self.args.seed, self.position.epoch, self.position.images_seen, 1)
         random.seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)
-        torch.manual_seed(seed >> 1)
+        # torch.manual_seed would seed every kind of device, and write down the stack for those that are not there.
+        torch.default_generator.manual_seed(seed >> 1)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed >> 1)
 
     def _name_losses(self) -> None:
         self.loss_names = tuple(self.loss_items)
