@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -575,6 +579,52 @@ def test_a_standby_takes_over_when_the_acting_operator_is_gone(
         runs.create("full")
         eventually("the standby makes the Job", lambda: node.get("jobs", "full-prepare-1"), 40, lambda: standby.log)
         assert any_lease(runs)["spec"]["holderIdentity"] == "standby-pod"
+    finally:
+        standby.kill()
+
+
+def test_an_operator_that_slept_through_the_end_of_its_lease_acts_on_nothing_it_knew(
+    operator: Operator, namespace: Namespace, node: Node, runs: Runs, tmp_path: Path
+) -> None:
+    directory = tmp_path / "standby"
+    directory.mkdir()
+    standby = Operator(namespace, directory)
+    standby.pod_uid = "standby-pod"
+    standby.start()
+    by_holder = {"operator-pod": operator, "standby-pod": standby}
+    moments = random.Random(5)
+    names: list[str] = []
+    node.report_storage()
+    try:
+        with busy(namespace, (0, 0, 0, ExitCode.PREEMPTED), seed=3) as worker:
+            for _ in range(3):
+                names += (again := [f"run-{len(names)}", f"run-{len(names) + 1}"])
+                for name in again:
+                    runs.create(name)
+                enough = worker.pods_made + moments.randint(1, 4)
+                eventually("pods come and go", lambda enough=enough: worker.pods_made >= enough, 60)  # type: ignore[misc]
+                time.sleep(moments.uniform(0, 0.05))
+                holder = any_lease(runs)["spec"]["holderIdentity"]
+                sleeper = by_holder[holder]
+                os.kill(sleeper.pid, signal.SIGSTOP)
+                made = worker.pods_made
+                try:
+                    eventually("the other one acts", lambda made=made: worker.pods_made > made + 1, 60)  # type: ignore[misc]
+                    assert any_lease(runs)["spec"]["holderIdentity"] != holder
+                finally:
+                    os.kill(sleeper.pid, signal.SIGCONT)
+
+            def all_over() -> bool:
+                return all(runs.status(name).get("phase") == "Succeeded" for name in names)
+
+            eventually("all runs are over", all_over, 100, lambda: str([runs.status(n).get("message") for n in names]))
+        assert worker.overlaps == []
+        attempts = {name: runs.status(name)["attempts"] for name in names}
+        for name in names:
+            done = [a["stage"] for a in attempts[name] if a["reason"] == "Completed"]
+            assert done == [stage.value for stage in RUN_STAGES]
+        # Nothing was made that nobody knows of.
+        assert worker.pods_made == sum(map(len, attempts.values()))
     finally:
         standby.kill()
 

@@ -54,9 +54,7 @@ class RunPlan:
     stop: tuple[Job, ...] = ()
     #: Delete the run itself: its time after finishing is over.
     remove: bool = False
-    #: The run leaves the queue: its status has to say so before anything is made.
-    release: bool = False
-    #: Decide again under the device's lock before acting.
+    #: Decide again under the device's lock before acting, and write the status before anything is made.
     needs_device: bool = False
     again_in_s: float | None = None
 
@@ -513,7 +511,6 @@ def _carried_out(standing: Standing, step: Step) -> RunPlan:
         status=status,
         create=(*_children(standing, status, step), *_notices(view, status, told)),
         stop=step.stop,
-        release=release,
         again_in_s=_soonest(step.again_in_s, standing.budget_left_s if live and live.started else None),
     )
 

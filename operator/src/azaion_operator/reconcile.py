@@ -47,9 +47,9 @@ log = logging.getLogger(__name__)
 #: How soon something in the way is looked at again when no event tells.
 _TROUBLE_RETRY_S = 10.0
 #: What a Job does not wait for, in this order. A pod cannot be made without its ServiceAccount, but starts seconds
-#: before it first needs its rights, which the API server takes its time for: it looks whether the operator may give
-#: them. The Role goes before the RoleBinding, which is refused to whoever may not give what the Role gives.
-_AFTER_THE_JOB = (LINES, ROLES, ROLE_BINDINGS)
+#: before it first reports and needs its rights, which the API server takes its time for: it looks whether the operator
+#: may give them. The Role goes before the RoleBinding, which is refused to whoever may not give what the Role gives.
+_AFTER_THE_JOB = (CONFIG_MAPS, LINES, ROLES, ROLE_BINDINGS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +122,9 @@ class Reconciler:
             return await self._carry_out(view, plan)
         async with self._device.held():
             view = self._observer.run(run, turn_of(self._device.look(), key.name, confirmed=True))
-            return await self._carry_out(view, plan_run(view, self._clock()))
+            return await self._carry_out(view, plan_run(view, self._clock()), at_device=True)
 
-    async def _carry_out(self, view: RunView, plan: RunPlan) -> float | None:
+    async def _carry_out(self, view: RunView, plan: RunPlan, *, at_device: bool = False) -> float | None:
         run = view.run
         if plan.remove:
             await self._cluster.delete(RUNS, run.metadata.name, run.metadata.uid)
@@ -132,8 +132,8 @@ class Reconciler:
         for job in plan.stop:
             await self._cluster.delete(JOBS, job.metadata.name, job.metadata.uid, children_first=True)
         children = (*self._doubtful_rights(view), *plan.create)
-        if plan.release:
-            run, trouble = await self._release(run, plan, children)
+        if at_device:
+            run, trouble = await self._start(run, plan, children)
         else:
             trouble = await self._create(children, run.metadata.uid)
         if not trouble and any(type_ == ROLE_BINDINGS for type_, _ in children):
@@ -149,15 +149,15 @@ class Reconciler:
         self._cache.forget_gone_pods(Key(Kind.TRAINING_RUN, run.metadata.name), but=still_open)
         return _TROUBLE_RETRY_S if trouble else plan.again_in_s
 
-    async def _release(
+    async def _start(
         self, run: TrainingRun, plan: RunPlan, children: tuple[Child, ...]
     ) -> tuple[TrainingRun, Trouble | None]:
-        """Write that the run is released, make its children, and only then tell people: the Job waits for no Event."""
-        released = asyncio.ensure_future(self._publisher.publish(run, plan.status))
+        """Write what is about to use the device, make it, and only then tell people: the Job waits for no Event."""
+        written = asyncio.ensure_future(self._publisher.publish(run, plan.status))
         try:
-            trouble = await self._create(children, run.metadata.uid, released)
+            trouble = await self._create(children, run.metadata.uid, written)
         finally:
-            if released.done() and not released.cancelled() and released.exception() is None:
+            if written.done() and not written.cancelled() and written.exception() is None and written.result():
                 run = self._tell(run, plan)
         return run, trouble
 
@@ -240,15 +240,16 @@ class Reconciler:
             log.warning("%s; and its status cannot be written: %s", resource.problem, error, extra=context)
 
     async def _create(
-        self, children: tuple[Child, ...], owner_uid: str, released: asyncio.Future[bool] | None = None
+        self, children: tuple[Child, ...], owner_uid: str, written: asyncio.Future[bool] | None = None
     ) -> Trouble | None:
         """Make the children that are not there; what is in the way, if anything.
 
-        No Job is made before it is written that the run is released: an operator that is killed in between finds it so.
+        No Job is made at the device before the run's status is written: an operator that is killed in between finds it
+        there, and one that slept through the end of its Lease is refused, as the run has changed since it looked.
         """
         in_turn = (JOBS, *_AFTER_THE_JOB)
         beside = self._create_all([child for child in children if child[0] not in in_turn], owner_uid)
-        trouble = await beside if released is None else (await asyncio.gather(beside, released))[0]
+        trouble = await beside if written is None else (await asyncio.gather(beside, written))[0]
         for type_ in in_turn:
             if trouble:
                 break

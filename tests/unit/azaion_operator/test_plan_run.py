@@ -179,13 +179,13 @@ ENOUGH: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("spec", "storage"), [row[1:] for row in ENOUGH], ids=[row[0] for row in ENOUGH])
 def test_what_a_run_does_not_need_it_does_not_wait_for(spec: dict[str, Any], storage: dict[str, Any]) -> None:
-    assert plan(make.view(make.run(**spec), storage=make.storage(**storage))).release
+    assert plan(make.view(make.run(**spec), storage=make.storage(**storage))).status.start_time == make.NOW
 
 
 @pytest.mark.parametrize("own", [{"claimName": "other"}, {"subPath": "team-a"}])
 def test_a_run_with_storage_of_its_own_is_checked_by_its_own_pod(own: dict[str, str]) -> None:
     settings = dataclasses.replace(make.SETTINGS, access=Access(claims=("other",)))
-    assert plan(make.view(make.run(storage=own), storage=None, settings=settings)).release
+    assert plan(make.view(make.run(storage=own), storage=None, settings=settings)).status.start_time == make.NOW
 
 
 def test_a_claim_the_chart_does_not_list_is_not_mounted() -> None:
@@ -216,7 +216,6 @@ def test_a_turn_seen_in_the_cache_is_confirmed_before_anything_is_done() -> None
 
 def test_at_release_everything_is_fixed_and_made() -> None:
     found = plan(make.view(make.run(), line=None, next_iteration=7))
-    assert found.release
     assert kinds(found) == ["ModelLine", "ConfigMap", "ServiceAccount", "Role", "RoleBinding", "Job"]
     assert job_names(found) == ["run-1-prepare-1"]
     status = found.status
@@ -234,7 +233,7 @@ def test_a_released_run_keeps_its_image_when_the_operator_has_a_newer_one() -> N
 
 def test_an_operator_killed_between_release_and_job_goes_on_where_it_was() -> None:
     found = plan(make.view(make.run(status=make.released()), turn=make.HOLDS))
-    assert (found.release, job_names(found)) == (False, ["run-1-prepare-1"])
+    assert job_names(found) == ["run-1-prepare-1"]
     assert found.status.start_time == make.ago(50)
 
 
@@ -828,7 +827,7 @@ def test_a_resumed_run_queues_again_and_goes_on_with_the_next_attempt() -> None:
     assert queued.phase is Phase.QUEUED
     assert queue_entry(make.view(make.run(status=queued))).waits
     goes_on = plan(make.view(make.run(status=queued), next_iteration=9))
-    assert (job_names(goes_on), goes_on.release) == (["run-1-train-2"], True)
+    assert job_names(goes_on) == ["run-1-train-2"]
     assert (goes_on.status.start_time, goes_on.status.iteration) == (make.ago(50), 1)
 
 
@@ -1046,7 +1045,7 @@ def test_a_smoke_run_has_one_epoch_goes_through_every_stage_and_publishes_nothin
 
 def test_a_smoke_run_is_no_training_of_its_line() -> None:
     found = plan(make.view(make.run(smoke=True), next_iteration=4))
-    assert found.release
+    assert job_names(found) == ["run-1-prepare-1"]
     assert found.status.iteration is None
 
 
@@ -1088,7 +1087,7 @@ def test_after_ten_minutes_a_pod_that_no_node_takes_lets_the_next_run_go_first()
     waiting = plan(make.view(lost, turn=SECOND))
     assert (waiting.status.phase, waiting.create) == (Phase.QUEUED, ())
     again = plan(make.view(make.run(status=waiting.status)))
-    assert again.release
+    assert job_names(again) == ["run-1-train-2"]
     assert again.status.lost_turn_time is None
 
 
