@@ -71,6 +71,22 @@ def test_processes_of_their_own_load_what_the_trainer_itself_would(images: Path)
         helped.close()
 
 
+def test_an_epoch_reads_each_image_from_disk_once(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ultralytics.data import base
+
+    read: list[str] = []
+    imread = base.imread
+
+    def counted(path: str, *rest: Any, **named: Any) -> Any:
+        read.append(path)
+        return imread(path, *rest, **named)
+
+    monkeypatch.setattr(base, "imread", counted)
+    alone = loader(images, workers=0, lanes=1, mixup=0.0, cutmix=0.0)
+    seen = [path for batch in alone.epoch(0, 0) for path in batch["im_file"]]
+    assert sorted(read) == sorted(seen)
+
+
 def test_loading_that_begins_in_the_middle_gives_what_it_gives_from_the_start(images: Path) -> None:
     whole = loader(images, workers=0)
     first, second = list(whole.epoch(0, 0)), list(whole.epoch(1, 0))

@@ -90,6 +90,9 @@ class TrainingLoader(InfiniteDataLoader):  # type: ignore[misc]
 
     def __init__(self, images: TrainingImages, reading: Reading, workers: int, pin_memory: bool) -> None:
         self.order = BatchOrder(reading)
+        # ultralytics lets the oldest image go when so many are kept: one fewer than a window are, and its oldest image,
+        # read again, pushes out the next oldest.
+        images.max_buffer_length = reading.window + 1
         super().__init__(
             dataset=images,
             batch_sampler=self.order,
