@@ -302,10 +302,19 @@ class Bench:
                 uids[name] = await self._make_training(client, pods, run)
 
             await side_by_side([partial(make, name) for name in names], 8)
+        await self._all_is_told(client)
         ours = await self._report(client, self._ours, uids, "{}-run-report", range(1, ROUNDS + 1))
         theirs = await self._bare_reports(client, names, range(1, ROUNDS + 1))
         await side_by_side([partial(self._delete_run, client, name) for name in names])
         return self._compared("epoch to status, 100 at once", ours, theirs)
+
+    async def _all_is_told(self, client: BareClient) -> None:
+        """Wait until the Events of what was just made are all posted."""
+        told, before = -1, -2
+        while told != before:
+            before = told
+            await asyncio.sleep(1)
+            told = len((await client.request("GET", path(self._ours, "events")))["items"])
 
     async def _make_training(self, client: BareClient, pods: Watching, run: Document) -> str:
         """A training pod of that run that runs; its UID."""

@@ -36,6 +36,7 @@ class DirtyKeys:
         self._timers: dict[Key, _Timer] = {}
         self._failures: dict[Key, int] = {}
         self._wake = asyncio.Event()
+        self._over = asyncio.Event()
 
     def mark(self, key: Key) -> None:
         """Look at it soon."""
@@ -78,6 +79,12 @@ class DirtyKeys:
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
 
+    async def quiet(self) -> None:
+        """Return once nothing waits or is worked on."""
+        while len(self):
+            self._over.clear()
+            await self._over.wait()
+
     async def work(
         self, reconcile: Callable[[Key], Awaitable[float | None]], may_act: Callable[[], Awaitable[None]]
     ) -> None:
@@ -113,6 +120,8 @@ class DirtyKeys:
         if key in self._again:
             self._again.discard(key)
             self.mark(key)
+        if not len(self):
+            self._over.set()
 
     def _settle(self, key: Key, task: asyncio.Future[float | None]) -> None:
         error = TimeoutError(f"no end after {RECONCILE_TIMEOUT_S:.0f} s") if task.cancelled() else task.exception()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from time import monotonic
 
 from azaion_api.names import API_VERSION, Kind
 from azaion_api.outcome import AttemptReason
@@ -21,6 +23,8 @@ from azaion_operator.texts import sentence
 log = logging.getLogger(__name__)
 
 COMPONENT = "azaion-operator"
+#: How long an event lets work go first, in seconds.
+_PATIENCE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,17 @@ def news(before: TrainingRunStatus, after: TrainingRunStatus) -> Iterator[News]:
 
 
 class EventWriter:
-    """Posts events beside the work; one that is not taken is logged and forgotten."""
+    """Posts events beside the work; one that is not taken is logged and forgotten.
 
-    def __init__(self, cluster: Cluster, instance: str) -> None:
+    Work goes first: an event is posted when `quiet` returns, or after a few seconds of work without a pause.
+    """
+
+    def __init__(self, cluster: Cluster, instance: str, quiet: Callable[[], Awaitable[object]]) -> None:
         self._cluster = cluster
         self._instance = instance
-        self._waiting: asyncio.Queue[RawObject] = asyncio.Queue(maxsize=1000)
+        self._quiet = quiet
+        #: Each with the time of the monotonic clock by which it is posted.
+        self._waiting: asyncio.Queue[tuple[float, RawObject]] = asyncio.Queue(maxsize=1000)
 
     def post(self, about: TrainingRun, item: News, now: datetime) -> None:
         """Hand over and go on; in a flood the newest are dropped."""
@@ -88,14 +97,16 @@ class EventWriter:
             "count": 1,
         }
         try:
-            self._waiting.put_nowait(manifest)
+            self._waiting.put_nowait((monotonic() + _PATIENCE_S, manifest))
         except asyncio.QueueFull:
             log.warning("an event was dropped: %s %s", item.reason, item.message)
 
     async def run(self) -> None:
         """Post for ever."""
         while True:
-            manifest = await self._waiting.get()
+            due, manifest = await self._waiting.get()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet(), max(due - monotonic(), 0.0))
             try:
                 await self._cluster.create(EVENTS, manifest)
             except ClusterError as error:

@@ -62,7 +62,7 @@ class Service:
         self._lease = LeaseKeeper(cluster, settings.pod_uid)
         self._health = Health()
         self._metrics = Metrics()
-        self._events = EventWriter(cluster, settings.pod_name)
+        self._events = EventWriter(cluster, settings.pod_name, self._dirty.quiet)
         self._gpus = GpuWatch(settings.gpu_exporter_url)
         machine = Machine(settings.node_name, boot_id()) if settings.node_name else None
         observer = Observer(self._cache, settings.pods, self._gpu_celsius, machine)

@@ -47,6 +47,25 @@ async def within(event: asyncio.Event, what: str) -> None:
         pytest.fail(f"{what} did not happen within 5 s")
 
 
+async def test_it_is_quiet_when_the_last_key_is_done_and_nothing_was_marked_meanwhile() -> None:
+    keys, order, first = DirtyKeys(), [], asyncio.Event()
+    await asyncio.wait_for(keys.quiet(), 5)
+
+    async def reconcile(key: Key) -> None:
+        order.append(key.name)
+        if len(order) == 1:
+            keys.mark(KEY)
+            first.set()
+        await asyncio.sleep(0)
+
+    keys.mark(KEY)
+    keys.mark(OTHER)
+    async with workers(keys, reconcile, n=1):
+        await within(first, "a reconcile")
+        await asyncio.wait_for(keys.quiet(), 5)
+    assert order == ["run-1", "run-2", "run-1"]
+
+
 async def test_what_is_marked_first_goes_before_all_others_in_its_order() -> None:
     keys, seen, done = DirtyKeys(), [], asyncio.Event()
     names = [Key(Kind.TRAINING_RUN, f"run-{number}") for number in range(6)]

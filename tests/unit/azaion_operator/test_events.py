@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import make
 import msgspec
+import pytest
 
 from azaion_api.names import JobStage
 from azaion_api.outcome import AttemptReason
 from azaion_api.training_run import Phase, PromotionDecision, PromotionStatus, Stage, TrainingRunStatus
-from azaion_operator.events import News, news
+from azaion_operator import events as module
+from azaion_operator.events import EventWriter, News, news
+from azaion_operator.objects import RawObject, ResourceType
 
 QUEUED = TrainingRunStatus(phase=Phase.QUEUED)
 AT_WORK = make.released(stage=Stage.TRAINING, message="trains epoch 1 of 120")
@@ -56,3 +62,44 @@ def test_the_decision_and_the_end_are_told() -> None:
 def test_a_failure_is_a_warning_also_when_the_run_never_started() -> None:
     failed = TrainingRunStatus(phase=Phase.FAILED, message="no such thing")
     assert told(TrainingRunStatus(), failed) == [News("Failed", "no such thing", warning=True)]
+
+
+class Posted:
+    """What was posted, as a Cluster takes it."""
+
+    namespace = "azaion"
+
+    def __init__(self) -> None:
+        self.reasons: asyncio.Queue[str] = asyncio.Queue()
+
+    async def create(self, resource: ResourceType, manifest: RawObject) -> RawObject:
+        assert resource.kind == manifest["kind"] == "Event"
+        await self.reasons.put(manifest["reason"])
+        return manifest
+
+
+async def posted(work_is_over: asyncio.Event, timeout_s: float) -> str | None:
+    """The reason of an event posted while there is work; None when it was not within that time."""
+    cluster: Any = Posted()
+    writer = EventWriter(cluster, "azaion-operator-1", work_is_over.wait)
+    writing = asyncio.create_task(writer.run())
+    try:
+        writer.post(make.run(), News("Training", "trains epoch 1 of 120"), make.NOW)
+        return await asyncio.wait_for(cluster.reasons.get(), timeout_s)
+    except TimeoutError:
+        return None
+    finally:
+        writing.cancel()
+        await asyncio.wait({writing})
+
+
+async def test_an_event_waits_until_the_work_is_over() -> None:
+    over = asyncio.Event()
+    assert await posted(over, 0.1) is None
+    over.set()
+    assert await posted(over, 5) == "Training"
+
+
+async def test_an_event_waits_for_work_without_a_pause_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.05)
+    assert await posted(asyncio.Event(), 5) == "Training"
