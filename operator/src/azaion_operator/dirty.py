@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from azaion_operator.cache import Key
-from azaion_operator.errors import ClusterError, ConflictError
+from azaion_operator.errors import ClusterError, ConflictError, NotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +132,8 @@ class DirtyKeys:
             return
         failures = self._failures[key] = self._failures.get(key, 0) + 1
         context = {"context": {"kind": key.kind, "name": key.name}}
-        if isinstance(error, ConflictError):
-            # Somebody changed the object meanwhile; the watch brings the new state any moment.
+        if isinstance(error, ConflictError) or (isinstance(error, NotFoundError) and failures == 1):
+            # Somebody changed or deleted the object meanwhile; the watch brings the new state any moment.
             delay_s = min(_LAST_RETRY_S, 0.1 * 2 ** min(failures - 1, 10))
             log.debug("%s %s changed meanwhile: %s", key.kind, key.name, error, extra=context)
         elif isinstance(error, (ClusterError, TimeoutError)):

@@ -13,7 +13,7 @@ from azaion_api.names import Kind
 from azaion_operator import dirty as module
 from azaion_operator.cache import Key
 from azaion_operator.dirty import DirtyKeys
-from azaion_operator.errors import ConflictError, UnreachableError
+from azaion_operator.errors import ConflictError, NotFoundError, UnreachableError
 
 KEY = Key(Kind.TRAINING_RUN, "run-1")
 OTHER = Key(Kind.TRAINING_RUN, "run-2")
@@ -136,6 +136,27 @@ async def test_an_error_of_the_cluster_is_tried_again(error: Exception, monkeypa
         keys.mark(KEY)
         await within(done, "the third try")
     assert tries == 3
+
+
+async def test_an_object_that_went_meanwhile_is_worth_a_warning_only_when_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_RETRY_S", 0.001)
+    keys, tries, done, levels = DirtyKeys(), 0, asyncio.Event(), []
+
+    async def reconcile(_: Key) -> None:
+        nonlocal tries
+        tries += 1
+        levels.append([record.levelname for record in caplog.records if record.name == module.__name__])
+        if tries < 3:
+            raise NotFoundError("404")
+        done.set()
+
+    with caplog.at_level("DEBUG", module.__name__):
+        async with workers(keys, reconcile):
+            keys.mark(KEY)
+            await within(done, "the third try")
+    assert levels == [[], ["DEBUG"], ["DEBUG", "WARNING"]]
 
 
 async def test_a_defect_is_logged_with_its_trace_and_the_others_go_on(caplog: pytest.LogCaptureFixture) -> None:
