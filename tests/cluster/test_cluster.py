@@ -352,6 +352,7 @@ def test_objects_volumes_and_images_are_found_again_after(way: str, cluster: Clu
     eventually("the pod to run", lambda: kubectl.phase("survivor") == "Running")
     boot_id = kubectl.get("node", FIRST_NODE.name)["status"]["nodeInfo"]["bootID"]
     address = kubectl("config", "view", "--output=jsonpath={.clusters[0].cluster.server}")
+    gpu_events_before = len(gpu_events(cluster))
 
     if way == "a power cut":
         cluster.power_cut()
@@ -365,6 +366,7 @@ def test_objects_volumes_and_images_are_found_again_after(way: str, cluster: Clu
     assert kubectl("config", "view", "--output=jsonpath={.clusters[0].cluster.server}") == address
     assert kubectl.get("node", FIRST_NODE.name)["status"]["nodeInfo"]["bootID"] != boot_id
     assert BUSYBOX_IMAGE in cluster.images()
+    assert [event["event"] for event in gpu_events(cluster)[gpu_events_before:]][:1] == ["Started"]
 
     def restarted() -> bool:
         [status] = kubectl.get("pod", "survivor", f"--namespace={NAMESPACE}")["status"]["containerStatuses"]

@@ -49,6 +49,8 @@ def shared_devices(log: Iterable[str]) -> list[tuple[str, ...]]:
     found = []
     for line in log:
         event = json.loads(line)
+        if event["event"] == "Started":
+            holders.clear()  # a boot ended every pod; those that only outlived the plugin are Held anew
         if event["event"] not in ("Held", "Released"):
             continue
         pods = holders.setdefault(event["device"], set())

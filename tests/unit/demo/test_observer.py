@@ -39,3 +39,9 @@ def test_a_device_held_by_two_pods_is_noticed() -> None:
     good = [event("Allocated", ""), event("Held", "a"), event("Released", "a"), event("Held", "b")]
     assert shared_devices(good) == []
     assert shared_devices([*good, event("Held", "c")]) == [("b", "c")]
+
+
+def test_after_a_boot_only_those_who_still_hold_the_device_count() -> None:
+    boot = [event("Held", "a"), json.dumps({"time": "2026-11-23T00:00:00Z", "event": "Started"})]
+    assert shared_devices([*boot, event("Held", "b")]) == []
+    assert shared_devices([*boot, event("Held", "a"), event("Held", "b")]) == [("a", "b")]

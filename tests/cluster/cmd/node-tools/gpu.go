@@ -31,6 +31,7 @@ const (
 // gpuPlugin offers devices that do not exist, so that pods can ask for nvidia.com/gpu on a machine without one.
 // What it sees goes to a log of JSON lines, which lets tests judge exclusiveness without asking the operator:
 //
+//	{"time", "event": "Started"}                                        the plugin begins; whoever holds a device is Held anew
 //	{"time", "event": "Allocated", "devices"}                           the kubelet hands devices to a container
 //	{"time", "event": "Held", "device", "namespace", "pod", "container"}     a pod is first seen holding a device
 //	{"time", "event": "Released", "device", "namespace", "pod", "container"} it is no longer seen
@@ -212,6 +213,8 @@ func runGPU() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
+	// What was held when the plugin was last killed may never be seen released.
+	plugin.record(gpuEvent{Event: "Started"})
 	go plugin.observe(ctx)
 	for ctx.Err() == nil {
 		if err := plugin.serve(ctx); err != nil {
