@@ -236,9 +236,11 @@ class Node:
         answer = self._api.request("GET", self.path(resource, name))
         return None if answer.status == 404 else answer.object
 
-    def patch(self, resource: str, name: str, patch: Document, subresource: str = "") -> None:
+    def patch(self, resource: str, name: str, patch: Document, subresource: str = "") -> bool:
+        """Merge-patch; whether the object is there."""
         answer = self._api.request("PATCH", self.path(resource, name, subresource), patch, MERGE_PATCH)
         assert answer.status < 300 or answer.status == 404, answer.body
+        return answer.status != 404
 
     # Storage
 
@@ -327,7 +329,17 @@ class Node:
         } | fields
         text = msgspec.json.encode(RunReport(**values)).decode()
         name = run_report(labels["azaion.com/training-run"])
-        self.patch("configmaps", name, {"data": {report_key(stage): text}})
+        patch = {"data": {report_key(stage): text}}
+
+        def written() -> bool:
+            if self.patch("configmaps", name, patch):
+                return True
+            # What a pod of a deleted run says is for nobody.
+            now = self.get("pods", pod["metadata"]["name"])
+            return now is None or "deletionTimestamp" in now["metadata"]
+
+        # The ConfigMap of a first run is made after its Job: a reporter tries again until it is there.
+        eventually(f"the report of pod {pod['metadata']['name']} is written to {name}", written, hint=self._story)
 
     def end_pod(self, pod: Document, code: int = 0, word: str = "") -> None:
         """The pod's end as the kubelet writes it."""

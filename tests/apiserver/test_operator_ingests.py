@@ -81,7 +81,7 @@ def consumer(node: Node, ingest: str) -> Document:
 
 def report(node: Node, ingest: str, pod: Document, sequence: int, **fields: Any) -> None:
     text = ingest_report(pod["metadata"]["uid"], sequence, **fields)
-    node.patch("configmaps", f"{ingest}-ingest-report", {"data": {"ingest.json": text}})
+    assert node.patch("configmaps", f"{ingest}-ingest-report", {"data": {"ingest.json": text}})
 
 
 def test_an_ingest_gets_a_consumer_and_shows_what_it_reports(

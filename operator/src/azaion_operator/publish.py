@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from azaion_api.resources import AnnotationIngest, ModelLine, TrainingRun, to_plain
 from azaion_operator.cache import Cache
 from azaion_operator.cluster import Cluster
-from azaion_operator.objects import INGESTS, LINES, RUNS, Broken, ResourceType
+from azaion_operator.objects import INGESTS, LINES, RUNS, Broken, RawObject, ResourceType
+
+R = TypeVar("R", TrainingRun, AnnotationIngest, ModelLine)
 
 _TYPES: dict[type, ResourceType] = {TrainingRun: RUNS, AnnotationIngest: INGESTS, ModelLine: LINES}
 
@@ -21,12 +23,18 @@ class Publisher:
         self._cluster = cluster
         self._cache = cache
 
-    async def publish(self, resource: TrainingRun | AnnotationIngest | ModelLine, status: msgspec.Struct) -> bool:
-        """Whether anything was written. Raises ConflictError when the resource changed since it was read."""
+    async def publish(self, resource: R, status: msgspec.Struct) -> R:
+        """The resource as it is stored now: the same object when there was nothing to write.
+
+        It is what the answer said, never what the cache knows by that name: by now that may be a namesake. Raises
+        ConflictError when the resource changed since it was read.
+        """
         if status == resource.status:
-            return False
-        await self._replace(_TYPES[type(resource)], resource.metadata, to_plain(status))
-        return True
+            return resource
+        written = await self._replace(_TYPES[type(resource)], resource.metadata, to_plain(status))
+        version = written["metadata"]["resourceVersion"]
+        metadata = msgspec.structs.replace(resource.metadata, resource_version=version)
+        return msgspec.structs.replace(resource, metadata=metadata, status=status)
 
     async def publish_broken(self, type_: ResourceType, resource: Broken) -> bool:
         """Say in the status that the stored object cannot be read; what it said besides stays."""
@@ -45,7 +53,7 @@ class Publisher:
         await self._replace(type_, resource.metadata, status)
         return True
 
-    async def _replace(self, type_: ResourceType, metadata: Any, status: dict[str, Any]) -> None:
+    async def _replace(self, type_: ResourceType, metadata: Any, status: dict[str, Any]) -> RawObject:
         written = await self._cluster.replace_status(
             type_,
             {
@@ -56,3 +64,4 @@ class Publisher:
             },
         )
         self._cache.observe(type_, written)
+        return written

@@ -157,23 +157,23 @@ class Reconciler:
         try:
             trouble = await self._create(children, run.metadata.uid, written)
         finally:
-            if written.done() and not written.cancelled() and written.exception() is None and written.result():
-                run = self._tell(run, plan)
-        return run, trouble
+            if written.done() and not written.cancelled() and written.exception() is None:
+                self._tell(run, written.result())
+        return written.result(), trouble
 
-    async def _publish_run(self, run: TrainingRun, plan: RunPlan) -> TrainingRun:
-        """Publish the plan's status, tell people what is new in it, and return the run as it is stored now."""
-        return self._tell(run, plan) if await self._publisher.publish(run, plan.status) else run
+    async def _publish_run(self, run: TrainingRun, plan: RunPlan) -> None:
+        """Publish the plan's status and tell people what is new in it."""
+        self._tell(run, await self._publisher.publish(run, plan.status))
 
-    def _tell(self, run: TrainingRun, plan: RunPlan) -> TrainingRun:
-        before, after = run.status, plan.status
+    def _tell(self, run: TrainingRun, stored: TrainingRun) -> None:
+        if stored is run:
+            return
+        before, after = run.status, stored.status
         self._metrics.published(before, after)
         if before.message != after.message:
             log.info("%s", after.message, extra={"context": {"run": run.metadata.name, "phase": after.phase}})
         for item in news(before, after):
             self._events.post(run, item, self._clock())
-        stored = self._cache.runs.get(run.metadata.name)
-        return stored if isinstance(stored, TrainingRun) else run
 
     async def _with_last_reports(self, view: RunView) -> RunView:
         """A pod's end may be seen before its last report: then the report is read past the cache."""
@@ -207,7 +207,8 @@ class Reconciler:
             trouble = await self._apply(plan.apply)
         if trouble:
             status = msgspec.structs.replace(status, message=trouble.message)
-        if await self._publisher.publish(ingest, status) and ingest.status.message != status.message:
+        await self._publisher.publish(ingest, status)
+        if ingest.status.message != status.message:
             log.info("%s", status.message, extra={"context": {"ingest": key.name, "phase": status.phase}})
         return _TROUBLE_RETRY_S if trouble else None
 
@@ -222,7 +223,8 @@ class Reconciler:
     async def _carry_out_line(self, line: ModelLine) -> float | None:
         plan = plan_line(self._observer.line(line), self._clock())
         # Written before anything is made: an operator that is killed in between finds what it was about to do.
-        if await self._publisher.publish(line, plan.status) and line.status.message != plan.status.message:
+        await self._publisher.publish(line, plan.status)
+        if line.status.message != plan.status.message:
             log.info("%s", plan.status.message, extra={"context": {"line": line.metadata.name}})
         trouble = await self._create(plan.create, line.metadata.uid)
         if trouble:
@@ -240,7 +242,7 @@ class Reconciler:
             log.warning("%s; and its status cannot be written: %s", resource.problem, error, extra=context)
 
     async def _create(
-        self, children: tuple[Child, ...], owner_uid: str, written: asyncio.Future[bool] | None = None
+        self, children: tuple[Child, ...], owner_uid: str, written: asyncio.Future[TrainingRun] | None = None
     ) -> Trouble | None:
         """Make the children that are not there; what is in the way, if anything.
 
