@@ -77,7 +77,7 @@ bench-trainer: .venv/.ready ## an epoch of the trainer against one of bare ultra
 
 .PHONY: broker-install clock-install
 clock-install:
-	test -e /usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1 || { apt-get update -qq && apt-get install -qq -y --no-install-recommends libfaketime; }
+	test -e /usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1 || { apt-get update -qq && apt-get install -qq -y --no-install-recommends libfaketime; }
 broker-install:
 	test -x /usr/lib/rabbitmq/bin/rabbitmq-server || { apt-get update -qq && apt-get install -qq -y --no-install-recommends rabbitmq-server; }
 

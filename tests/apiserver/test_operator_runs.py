@@ -639,7 +639,7 @@ def test_probes_and_metrics_answer(operator: Operator, node: Node, runs: Runs) -
     assert "azaion_operator_leader 1.0" in lines
 
 
-FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 
 
 @pytest.mark.skipif(not FAKETIME.exists(), reason="make apiserver installs libfaketime")

@@ -82,12 +82,17 @@ async def side_by_side(work: Iterable[Callable[[], Awaitable[None]]], at_once: i
 
 
 class Watching:
-    """The newest state of the objects below a path, and a way to wait for what they become."""
+    """The newest state of the objects below a path, and a way to wait for what they become.
+
+    Whoever waits for one object is woken for that one alone: with a hundred waiting, waking all of them for each
+    other's changes would be a good part of what is measured.
+    """
 
     def __init__(self, client: BareClient, path: str) -> None:
         self._client = client
         self._path = path
-        self._changed = asyncio.Condition()
+        #: Those who wait, by the object they wait for; None for whoever looks at several.
+        self._waiting: dict[str | None, set[asyncio.Event]] = {}
         self._task: asyncio.Task[None] | None = None
         self.objects: dict[str, Document] = {}
 
@@ -110,25 +115,43 @@ class Watching:
         while True:
             await self._follow(version)
             # The API server drops who is slow to read.
-            async with self._changed:
-                version = await self._list()
-                self._changed.notify_all()
+            version = await self._list()
+            self._wake(*self._waiting)
 
     async def _follow(self, version: str) -> None:
         async for type_, item in self._client.watch(self._path, version):
-            async with self._changed:
-                if type_ == "ERROR":
-                    return
-                if type_ == "DELETED":
-                    self.objects.pop(item["metadata"]["name"], None)
-                else:
-                    self.objects[item["metadata"]["name"]] = item
-                self._changed.notify_all()
+            if type_ == "ERROR":
+                return
+            name = item["metadata"]["name"]
+            if type_ == "DELETED":
+                self.objects.pop(name, None)
+            else:
+                self.objects[name] = item
+            self._wake(name, None)
 
-    async def until(self, what: str, holds: Callable[[dict[str, Document]], bool], timeout_s: float = 60.0) -> None:
-        """Return as soon as it holds. Raises TimeoutError saying what did not happen."""
+    def _wake(self, *names: str | None) -> None:
+        for name in names:
+            for changed in self._waiting.get(name, ()):
+                changed.set()
+
+    async def until(
+        self,
+        what: str,
+        holds: Callable[[dict[str, Document]], bool],
+        timeout_s: float = 60.0,
+        *,
+        of: str | None = None,
+    ) -> None:
+        """Return as soon as it holds, of all objects or of that one. Raises TimeoutError saying what did not happen."""
+        changed = asyncio.Event()
+        waiting = self._waiting.setdefault(of, set())
+        waiting.add(changed)
         try:
-            async with asyncio.timeout(timeout_s), self._changed:
-                await self._changed.wait_for(lambda: holds(self.objects))
+            async with asyncio.timeout(timeout_s):
+                while not holds(self.objects):
+                    changed.clear()
+                    await changed.wait()
         except TimeoutError:
             raise TimeoutError(f"within {timeout_s:.0f} s this did not happen: {what}") from None
+        finally:
+            waiting.discard(changed)

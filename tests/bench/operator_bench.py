@@ -257,7 +257,7 @@ class Bench:
                 began = time.monotonic()
                 data = {"data": {"train.json": report_text(uids[name], epoch)}}
                 await client.request("PATCH", path(namespace, "configmaps", config_map.format(name)), data, MERGE_PATCH)
-                await runs.until(f"{name} shows epoch {epoch}", partial(shows, name=name, epoch=epoch))
+                await runs.until(f"{name} shows epoch {epoch}", partial(shows, name=name, epoch=epoch), of=name)
                 took.append(time.monotonic() - began)
 
             for epoch in epochs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.demo.access import Object
@@ -40,6 +42,38 @@ class RunView:
             return None
         self._last = cells
         return table_row((*cells, status.get("timeLeft") or "", status.get("message") or ""), _WIDTHS)
+
+
+@dataclass
+class Foretold:
+    """How long the run said its training would still take after a tenth of its epochs, and how long it took."""
+
+    clock: Callable[[], float] = time.monotonic
+    #: Seconds.
+    said_s: float | None = None
+    took_s: float | None = None
+    _since: float = 0.0
+
+    def see(self, run: Object) -> None:
+        """Look at a state of the run; states have to be seen in their order."""
+        status = run.get("status", {})
+        trains = status.get("stage") == "Training"
+        if self.said_s is None:
+            left_s = status.get("remainingSeconds")
+            if trains and left_s and 10 * int(status.get("completedEpochs", 0)) >= int(status["epochs"]):
+                self.said_s, self._since = float(left_s), self.clock()
+        elif self.took_s is None and not trains:
+            self.took_s = self.clock() - self._since
+
+    @property
+    def sentence(self) -> str:
+        """Both, for people; empty when there was nothing to compare."""
+        if not self.said_s or not self.took_s:
+            return ""
+        off = abs(self.said_s / self.took_s - 1)
+        return (
+            f"after a tenth of the epochs it said {self.said_s:.0f} s more; it took {self.took_s:.0f} s ({off:.0%} off)"
+        )
 
 
 def fraction_done(run: Object) -> float:

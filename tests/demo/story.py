@@ -16,7 +16,7 @@ import yaml
 from tests.demo.access import ROOT, Access, CommandError, DemoError, Object, wait_for
 from tests.demo.annotations import Broker, messages_for, publish
 from tests.demo.clusters import DEMO_LABEL, NAMESPACE, RELEASE, Place
-from tests.demo.progress import RunView, fraction_done
+from tests.demo.progress import Foretold, RunView, fraction_done
 from tests.demo.scenes import DIGITS, Scene, make_scenes, scene_names
 from tests.demo.terminal import Terminal
 
@@ -50,6 +50,7 @@ class Demo:
         self._terminal = terminal
         self.access = Access(NAMESPACE)
         self._results: dict[str, object] = {}
+        self._foretold = Foretold()
 
     def run(self) -> None:
         step = self._terminal.step
@@ -165,6 +166,7 @@ class Demo:
         while self._terminal.elapsed_s < deadline_s:
             # The API server ends a watch now and then; the next one begins with the current state.
             for run in self.access.watch("trainingrun", RUN):
+                self._foretold.see(run)
                 if row := view.row(run):
                     self._terminal.line(row)
                 status = run.get("status", {})
@@ -188,9 +190,11 @@ class Demo:
         current = self.access.get("modelline", LINE)["status"]["current"]["name"]
         map50 = float(evaluation["new"]["map50"])
         self._results.update(testMap50=round(map50, 4), testImages=evaluation["images"], epochs=status["epochs"])
+        self._results.update(foretoldSeconds=self._foretold.said_s, trainedSeconds=self._foretold.took_s)
         for title, text in (
             ("test mAP50", f"{map50:.3f} on {evaluation['images']} pictures of handwriting it has never seen"),
             ("mAP50-95", f"{float(evaluation['new']['map50to95']):.3f}"),
+            ("remaining time", self._foretold.sentence),
             ("model", f"{deployed['path']} on the volume, {deployed['sizeBytes'] / 1e6:.1f} MB, sha256 as published"),
             ("", f"copied to {shown(self._copy(deployed['path'], 'azaion.pt'))}"),
             ("current model", f"models/{LINE}.pt is {current}: {status['promotion']['reason']}"),

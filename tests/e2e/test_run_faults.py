@@ -10,12 +10,14 @@ import json
 import os
 import random
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
 from tests.demo.access import Object, wait_for
+from tests.e2e.clock import Clock
 from tests.e2e.observer import DeviceObserver, Watch
 from tests.e2e.platform import Platform, trains
 from tests.e2e.story import Story, small_run
@@ -45,10 +47,10 @@ class Epochs(Watch):
 
 
 @contextmanager
-def training(platform: Platform, name: str, epochs: int, **recovery: object) -> Iterator[Epochs]:
+def training(platform: Platform, name: str, epochs: int, **spec: object) -> Iterator[Epochs]:
     """A run in training, its epochs watched; afterwards it is removed."""
-    spec = small_run(epochs=epochs, checkpointIntervalSeconds=10)
-    platform.apply("TrainingRun", name, {**spec, "recovery": {"maxRestarts": 1000, **recovery}})
+    run = small_run(epochs=epochs, checkpointIntervalSeconds=10)
+    platform.apply("TrainingRun", name, {**run, "recovery": {"maxRestarts": 1000}, **spec})
     platform.wait_status("trainingrun", name, "an epoch", lambda s: s.get("completedEpochs", 0) >= 1, 900)
     watching = Epochs(platform, name)
     watching.start()
@@ -154,6 +156,52 @@ def test_an_image_that_was_deleted_is_said_and_waited_for(platform: Platform, st
         finally:
             platform.cluster(*containerd, "tag", f"{image}-kept", image)
         ended_well(platform, "unpictured", epochs, 12)
+
+
+def test_memory_that_does_not_suffice_ends_the_run_with_what_to_do(platform: Platform, story: Story) -> None:
+    spec = small_run(epochs=4)
+    spec["resources"]["limits"]["memory"] = spec["resources"]["requests"]["memory"] = "400Mi"
+    platform.apply("TrainingRun", "cramped", {**spec, "recovery": {"maxRestarts": 1}})
+    status = platform.wait_phase("cramped", "Failed", 600)
+    assert reasons(status) == ["HostOutOfMemory", "HostOutOfMemory"]
+    assert status["restarts"] == 2
+    assert status["message"].startswith("gave up after 1 restart (spec.recovery.maxRestarts)")
+    assert status["message"].endswith("raise resources.limits.memory, or lower training.workers or training.batch")
+
+
+@pytest.fixture
+def clock(platform: Platform) -> Iterator[Clock]:
+    """The operator's and the pods' clock, which the test may move."""
+    found = Clock(platform)
+    found.put_up()
+    platform.kill_operator()
+    try:
+        yield found
+    finally:
+        found.take_down()
+        platform.kill_operator()
+
+
+def test_a_clock_that_moves_by_an_hour_forth_and_back_costs_nothing(
+    platform: Platform, story: Story, clock: Clock
+) -> None:
+    """An hour that never passed is no hour of the budget, keeps nobody waiting and ends nobody as stalled."""
+    total, began = 10, time.monotonic()
+    clock.move(1)
+    with training(platform, "untimely", total, budget={"activeSeconds": 3000}) as epochs:
+        # Set back by an hour, then put forward again, then back for good.
+        for hours in (0, 1, 0):
+            done = int(status_of(platform, "untimely")["completedEpochs"])
+            clock.move(hours)
+            platform.wait_status(
+                "trainingrun", "untimely", "two epochs", lambda s, n=done: s["completedEpochs"] >= n + 2, 400
+            )
+            if hours == 1:
+                platform.kill(one_training_pod(platform, "untimely"))
+        status = ended_well(platform, "untimely", epochs, total)
+        assert reasons(status) == ["Crashed", "Completed"]
+        assert status["restarts"] == 1
+        assert 0 < status["activeSeconds"] < time.monotonic() - began
 
 
 def test_a_trainer_killed_at_random_moments_loses_no_epoch(

@@ -1034,12 +1034,21 @@ class Attempt(Resource, frozen=True, kw_only=True):
     reason: Annotated[AttemptReason, Meta(description="Why it ended.")] | None = None
     message: Annotated[str, Meta(max_length=1024, description="Its last word.")] = ""
     exit_code: Annotated[int, Meta(description="Exit code of the container.")] | None = None
+    resumed: Annotated[
+        str,
+        Meta(max_length=512, description="Checkpoint it went on from, and those it skipped as damaged, with why."),
+    ] = ""
     first_epoch: Annotated[int, Meta(description="Completed epochs when it began.")] | None = None
     last_epoch: Annotated[int, Meta(description="Completed epochs when it ended.")] | None = None
     batch: Annotated[int, Meta(description="Images per step.")] | None = None
     active_seconds: Annotated[int, Meta(description="Seconds it ran, as far as is known.")] = 0
     checkpoint_failures: Annotated[int, Meta(description="Checkpoints it could not write.")] = 0
     node: Annotated[str, Meta(max_length=253, description="Node it ran on.")] | None = None
+
+    @property
+    def words(self) -> str:
+        """What it went on from and its last word, for tables."""
+        return "; ".join(text for text in (self.resumed, self.message) if text)
 
 
 class RunPlanStatus(Resource, frozen=True, kw_only=True):

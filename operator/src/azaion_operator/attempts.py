@@ -110,7 +110,8 @@ def _reason(pod: Pod) -> tuple[AttemptReason, str]:
         running = container is not None and container.state.running is not None
         return AttemptReason.PREEMPTED, "deleted by force while it ran" if running else "ended before it started"
     if terminated.reason == "OOMKilled":
-        return AttemptReason.HOST_OUT_OF_MEMORY, "killed by the kernel: the memory limit was reached"
+        advice = "raise resources.limits.memory, or lower training.workers or training.batch"
+        return AttemptReason.HOST_OUT_OF_MEMORY, f"killed by the kernel: the memory limit was reached; {advice}"
     if terminated.reason in _LOST_CONTAINER:
         return AttemptReason.NODE_LOST, "the node lost the container, for example in a power cut"
     if pod.metadata.deletion_timestamp is not None and exit_code in (137, 143):
@@ -249,7 +250,7 @@ def _attempt(
         message=hindered.message if hindered else "",
     )
     if end is None:
-        return _with_active(attempt, report.time if report else None)
+        return _with_active(attempt, report)
     if end.reason is AttemptReason.COMPLETED and not is_last(report):
         if abs(now - end.time) < LAST_REPORT_GRACE:
             return attempt
@@ -260,6 +261,7 @@ def _attempt(
         msgspec.structs.replace(
             attempt, ended=in_seconds(end.time), reason=end.reason, message=end.message, exit_code=end.exit_code
         ),
+        report,
         end.time,
     )
 
@@ -285,6 +287,7 @@ def _vanished(attempt: Attempt, reports: Mapping[str, RunReport], now: datetime)
             reason=reason,
             message="" if reason is AttemptReason.COMPLETED else message,
         ),
+        report,
         end,
     )
 
@@ -305,6 +308,7 @@ def _with_report(attempt: Attempt, report: RunReport | None) -> Attempt:
     training = report.training
     return msgspec.structs.replace(
         attempt,
+        resumed=training.resumed[:512],
         first_epoch=training.first_epoch,
         last_epoch=training.completed_epochs,
         batch=training.batch if training.batch is not None else attempt.batch,
@@ -312,9 +316,15 @@ def _with_report(attempt: Attempt, report: RunReport | None) -> Attempt:
     )
 
 
-def _with_active(attempt: Attempt, until: datetime | None) -> Attempt:
-    """Seconds it ran, up to a time that does not move by itself, so that nothing is written every second."""
+def _with_active(attempt: Attempt, report: RunReport | None, end: datetime | None = None) -> Attempt:
+    """Seconds it ran, up to a time that does not move by itself, so that nothing is written every second.
+
+    Up to its report they are the pod's own, whose clock nobody can set; the machine's may be set by an hour meanwhile.
+    """
+    until = end or (report.time if report else None)
     if attempt.started is None or until is None:
         return attempt
-    seconds = int((until - attempt.started).total_seconds())
-    return msgspec.structs.replace(attempt, active_seconds=max(attempt.active_seconds, seconds))
+    seconds = (until - attempt.started).total_seconds()
+    if report is not None and report.elapsed_seconds:
+        seconds = report.elapsed_seconds + max(0.0, (until - report.time).total_seconds())
+    return msgspec.structs.replace(attempt, active_seconds=max(attempt.active_seconds, int(seconds)))

@@ -121,7 +121,8 @@ class Standing:
             return None
         live = self.live_attempt
         since = (self.now - live.started).total_seconds() - live.active_seconds if live and live.started else 0.0
-        return seconds - self.status.active_seconds - max(0.0, since)
+        # A pod reports every few seconds: more than that is a clock that was set, and it says how long it ran anyway.
+        return seconds - self.status.active_seconds - min(max(0.0, since), _CLOCK_SKEW.total_seconds())
 
     @property
     def budget_is_spent(self) -> bool:
@@ -379,15 +380,16 @@ def _back_off(standing: Standing) -> Step | None:
         return Step(
             phase=phase, message=f"waits for space on the volume; {verdict.why}", held=AttemptReason.STORAGE_FULL
         )
-    left_s = (verdict.at - standing.now).total_seconds()
+    at = verdict.with_space if space and verdict.with_space is not None else verdict.at
+    left_s = (at - standing.now).total_seconds()
     if verdict.after is not None and verdict.after > standing.now + _CLOCK_SKEW:
         # The clock was set back since; nobody waits until it has caught up.
         left_s = 0.0
-    # Where the free space is known, it decides, not the clock; so it is with the GPU's temperature.
+    # Where the GPU's temperature is known, it decides, not the clock.
     if verdict.needs_cooling and (celsius := standing.view.gpu_celsius) is not None:
         cool = celsius < standing.view.run.spec.recovery.gpu_guard.resume_below_celsius
         left_s = 0.0 if cool else _LOOK_AT_HEAT.total_seconds()
-    if left_s <= 0 or (verdict.needs_space and space):
+    if left_s <= 0:
         return None
     message = sentence(f"tries again in {duration(left_s)}; {verdict.why}")
     if verdict.needs_cooling:
@@ -511,8 +513,14 @@ def _carried_out(standing: Standing, step: Step) -> RunPlan:
         status=status,
         create=(*_children(standing, status, step), *_notices(view, status, told)),
         stop=step.stop,
-        again_in_s=_soonest(step.again_in_s, standing.budget_left_s if live and live.started else None),
+        again_in_s=_soonest(step.again_in_s, _budget_look_s(standing) if live and live.started else None),
     )
+
+
+def _budget_look_s(standing: Standing) -> float | None:
+    """In how many seconds the budget may be spent; not at once again for a pod that has not reported for a while."""
+    left_s = standing.budget_left_s
+    return max(left_s, 1.0) if left_s is not None and left_s > 0 else None
 
 
 def _soonest(*seconds: float | None) -> float | None:

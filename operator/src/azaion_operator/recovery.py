@@ -16,7 +16,8 @@ LAST_BACKOFF = timedelta(minutes=5)
 #: Uploads are tried for about a week.
 LAST_UPLOAD_BACKOFF = timedelta(hours=1)
 MAX_UPLOADS = 170
-#: How long a full disk is waited for where nobody reports its free space.
+#: How long a full disk is waited for where nobody reports its free space. Where somebody does, an attempt that found it
+#: full all the same (the report was older, the inodes ran out, a quota) is followed by the next after a backoff.
 SPACE_RETRY = timedelta(minutes=5)
 #: How long a GPU is left to cool down where nobody reads its temperature.
 COOLING = timedelta(minutes=10)
@@ -76,7 +77,9 @@ class Retry:
     why: str
     #: When the attempt before ended.
     after: datetime | None = None
+    #: Waits for space; where there is known to be some, the next attempt may start at `with_space`.
     needs_space: bool = False
+    with_space: datetime | None = None
     needs_cooling: bool = False
 
 
@@ -112,7 +115,8 @@ def remedy(spec: TrainingRunSpec, attempts: tuple[Attempt, ...], restarts: int) 
     if last.reason is AttemptReason.UPLOAD_FAILED:
         return _upload_again(last, words)
     if policy.remedy is Remedy.WAIT_FOR_SPACE:
-        return Retry(last.ended + SPACE_RETRY, sentence(words), last.ended, needs_space=True)
+        with_space = last.ended + _delay(Remedy.BACKOFF, fruitless(attempts))
+        return Retry(last.ended + SPACE_RETRY, sentence(words), last.ended, needs_space=True, with_space=with_space)
     if policy.remedy is Remedy.COOL_DOWN:
         return Retry(last.ended + COOLING, sentence(words), last.ended, needs_cooling=True)
     return Retry(last.ended + _delay(policy.remedy, fruitless(attempts)), sentence(words), last.ended)

@@ -243,6 +243,29 @@ def test_active_seconds_add_up_over_attempts_and_operator_restarts() -> None:
     assert over.active_seconds == 4105
 
 
+@pytest.mark.parametrize("set_by_s", [3600, -3600])
+def test_active_seconds_are_the_pods_own_whatever_the_machines_clock_is_set_to(set_by_s: float) -> None:
+    told = make.report(TRAIN, elapsed_seconds=4.2, time=make.ago(2 - set_by_s))
+    running = count(TrainingRunStatus(), (), (make.pod(TRAIN),), make.by_pod(told), make.NOW)
+    assert running.active_seconds == 4
+
+
+def test_a_pod_that_was_killed_has_worked_from_its_last_report_to_its_end() -> None:
+    told = make.report(TRAIN, elapsed_seconds=100, time=make.ago(3.5))
+    found = count(TrainingRunStatus(), (), (make.ended_pod(TRAIN, 137),), make.by_pod(told), make.NOW)
+    assert found.active_seconds == 102
+
+
+def test_an_attempt_says_what_it_went_on_from_and_what_it_skipped_also_when_it_has_ended() -> None:
+    resumed = "resumed from state-000002.pt; skipped state-000003.pt: its digest does not match"
+    told = make.by_pod(make.report(TRAIN, 2, training=make.training(resumed=resumed)))
+    running = count(TrainingRunStatus(), (), (make.pod(TRAIN, 2),), told, make.NOW)
+    status = TrainingRunStatus(attempts=running.attempts)
+    over = count(status, (), (make.ended_pod(TRAIN, 137, 2),), {}, make.NOW)
+    assert [a.resumed for a in (*running.attempts, *over.attempts)] == [resumed, resumed]
+    assert over.attempts[0].words == f"{resumed}; {over.attempts[0].message}"
+
+
 def test_a_pod_that_ended_well_stays_open_until_its_last_report_is_there() -> None:
     pods = (make.ended_pod(TRAIN, ExitCode.COMPLETED),)
     waits = count(TrainingRunStatus(), (), pods, make.by_pod(make.report(TRAIN)), make.NOW)

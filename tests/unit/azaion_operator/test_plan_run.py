@@ -757,7 +757,14 @@ def test_a_full_disk_is_waited_for_until_there_is_space() -> None:
     found = plan(full, 3600)
     assert (found.status.phase, found.create, found.status.restarts) == (Phase.RUNNING, (), 0)
     assert found.status.message.startswith("waits for space on the volume")
-    assert job_names(plan(failed(ExitCode.STORAGE_FULL))) == ["run-1-train-2"]
+    assert job_names(plan(failed(ExitCode.STORAGE_FULL), 3600)) == ["run-1-train-2"]
+
+
+def test_a_disk_found_full_of_which_the_volume_knows_nothing_is_not_tried_again_at_once() -> None:
+    """Files have run out, or a quota, or what the storage pod said is older."""
+    found = plan(failed(ExitCode.STORAGE_FULL))
+    assert (found.create, found.again_in_s) == ((), pytest.approx(9))
+    assert found.status.message.startswith("tries again in 9s; train ended as StorageFull")
 
 
 def test_an_image_that_cannot_be_had_is_said_in_the_kubelets_words_and_waited_for() -> None:
@@ -951,6 +958,18 @@ def test_a_budget_that_is_not_spent_lets_the_pod_work_and_looks_again_when_it_wi
     found = plan(at_work(TRAIN, of=budgeted(spent=3000)))
     assert (found.stop, found.status.phase) == ((), Phase.RUNNING)
     assert found.again_in_s == pytest.approx(3600 - 3000 - 5)
+
+
+def test_a_clock_that_is_set_an_hour_ahead_spends_no_budget() -> None:
+    reports = make.by_pod(make.report(TRAIN, elapsed_seconds=4))
+    found = plan(at_work(TRAIN, of=budgeted(spent=3000), reports=reports), 3600)
+    assert (found.stop, found.status.active_seconds) == ((), 3004)
+    assert found.again_in_s == pytest.approx(3600 - 3004 - 60)
+
+
+def test_a_pod_that_has_not_reported_for_a_while_is_not_looked_at_in_a_hot_loop() -> None:
+    found = plan(at_work(TRAIN, of=budgeted(spent=3539.9)), 3600)
+    assert (found.stop, found.again_in_s) == ((), pytest.approx(1))
 
 
 def test_a_spent_budget_ends_the_training_which_saves_and_then_makes_its_best_model_ready() -> None:

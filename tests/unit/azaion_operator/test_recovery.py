@@ -81,9 +81,16 @@ def test_what_no_retry_can_mend_fails_at_once_with_the_pods_own_sentence(reason:
     assert remedy(make.spec(), attempts, 1) == GiveUp(reason, "data/images holds no image that can be read")
 
 
-def test_a_full_disk_is_waited_for() -> None:
-    found = remedy(make.spec(), (make.ended(TRAIN, 1, Reason.STORAGE_FULL, since=0),), 0)
-    assert found == Retry(make.NOW + timedelta(minutes=5), "train ended as StorageFull", make.NOW, needs_space=True)
+@pytest.mark.parametrize(("times", "pause_s"), [(1, 10), (2, 20), (3, 40), (9, 300)])
+def test_a_full_disk_is_waited_for_and_never_tried_in_a_hot_loop(times: int, pause_s: int) -> None:
+    attempts = tuple(make.ended(TRAIN, n, Reason.STORAGE_FULL, since=0) for n in range(1, times + 1))
+    assert remedy(make.spec(), attempts, 0) == Retry(
+        make.NOW + timedelta(minutes=5),
+        "train ended as StorageFull",
+        make.NOW,
+        needs_space=True,
+        with_space=make.NOW + timedelta(seconds=pause_s),
+    )
 
 
 @pytest.mark.parametrize(

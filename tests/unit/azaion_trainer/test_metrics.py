@@ -124,7 +124,7 @@ def test_a_checkpoint_that_failed_counts_under_its_reason(
 def test_everything_is_passed_on(listener: MeteredListener, inner: Inner) -> None:
     listener.began(trainer(0))
     listener.batch_done(trainer(8))
-    listener.validating(trainer(8))
+    listener.validating(trainer(8), 0.5)
     assert listener.state() == {"from": "inner"}
     assert inner.heard == ["began", "batch_done", "validating", "state"]
 

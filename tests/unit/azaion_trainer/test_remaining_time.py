@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import random
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from trainer_make import spec, stage_context, task
+from trainer_make import MemorySink, spec, stage_context, task
 
 from azaion_api.layout import Layout
 from azaion_api.names import JobStage
-from azaion_api.training_run import RunPlanStatus
+from azaion_api.reporter import Reporter
+from azaion_api.training_run import RunPlanStatus, Stage
 from azaion_trainer.checkpoints import Search
+from azaion_trainer.reporting import StageReporter
+from azaion_trainer.stage import StageContext
 from azaion_trainer.train import ReportingListener
 from azaion_trainer.trainer import EpochResult
+
+IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,15 @@ class Pace:
     noise: float
     #: The first epoch fills caches.
     first: float = 1.0
+
+
+class Batches(list[None]):
+    """A loader of so many batches."""
+
+    order = SimpleNamespace(reading=SimpleNamespace(images=IMAGES))
+
+    def __init__(self, batches: int) -> None:
+        super().__init__([None] * batches)
 
 
 #: The founding run; one on a machine that others use as well; short ones, whose first tenth ends within an epoch.
@@ -54,8 +70,20 @@ def test_after_a_tenth_the_rest_is_foretold_within_a_fifth(layout: Layout, pace:
     ]
     whole = [length * (1 + pace.validation) for length in lengths]
     context = stage_context(layout, task(JobStage.TRAIN, spec(epochs=pace.epochs)))
+    # Long enough after the one before for each to be told.
+    often = StageReporter(Reporter(MemorySink()), "pod", Stage.TRAINING, itertools.count(step=10).__next__)
+    context = dataclasses.replace(context, report=often)
     listener = ReportingListener(context, Search(None, ()))
     total = sum(whole)
+
+    def require_right(context: StageContext, passed_s: float, done: float) -> None:
+        found = context.report.current.progress.remaining_seconds
+        assert found is not None
+        rest = sum(whole[int(done - 0.01) :]) - passed_s
+        if done / pace.epochs >= 0.1:
+            # At the very end what is left is less than the noise of one epoch.
+            assert found == pytest.approx(rest, rel=0.2, abs=0.01 * total), f"at {done:.2f} of {pace.epochs} epochs"
+
     if pace.epochs < 10:
         plan = RunPlanStatus(
             batches_per_epoch=pace.batches,
@@ -64,20 +92,18 @@ def test_after_a_tenth_the_rest_is_foretold_within_a_fifth(layout: Layout, pace:
         )
         listener.planned(plan)
     trainer: Any = SimpleNamespace(
-        epochs=pace.epochs, setup=SimpleNamespace(heart=context.heart), train_loader=range(pace.batches)
+        epochs=pace.epochs, setup=SimpleNamespace(heart=context.heart), train_loader=Batches(pace.batches)
     )
     for epoch, length in enumerate(lengths):
         for part in (0.25, 0.5, 0.75):
             context.heart.batch(length / pace.batches)
-            done = epoch + part
-            found = listener._remaining_s(trainer, done)
-            assert found is not None
-            rest = sum(whole[epoch + 1 :]) + whole[epoch] - length * part
-            if done / pace.epochs >= 0.1:
-                # At the very end what is left is less than the noise of one epoch.
-                assert found == pytest.approx(rest, rel=0.2, abs=0.01 * total), f"at {done:.2f} of {pace.epochs} epochs"
-        trainer.epoch_seconds, trainer.position = length, SimpleNamespace(epoch=epoch)
-        listener.validating(trainer)
+            trainer.position = SimpleNamespace(epoch=epoch, images_seen=round(part * IMAGES))
+            listener.batch_done(trainer)
+            require_right(context, length * part, epoch + part)
+        trainer.epoch_seconds = length
+        for part in (0.0, 0.5):
+            listener.validating(trainer, part)
+            require_right(context, length + (whole[epoch] - length) * part, epoch + 1)
         listener.epoch_done(
             EpochResult(
                 epoch=epoch + 1,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.demo.access import CommandError, DemoError, objects_in, output_of, stream_output, wait_for
 from tests.demo.clusters import CHATTER, IMAGES, chart_version, load_command, missing_images
-from tests.demo.progress import RunView, fraction_done
+from tests.demo.progress import Foretold, RunView, fraction_done
 from tests.demo.scenes import DIGITS, scene_names
 from tests.demo.story import (
     RUN,
@@ -93,6 +93,24 @@ def test_progress_goes_up_from_nothing_to_done() -> None:
     fractions = [fraction_done(state) for state in states]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+
+
+def test_what_was_foretold_after_a_tenth_is_compared_with_what_it_took() -> None:
+    now = [0.0]
+    found = Foretold(lambda: now[0])
+    for at, stage, completed, left in (
+        (0, "Preparing", 0, 7),
+        (10, "Training", 1, 999),
+        (20, "Training", 2, 90),
+        (30, "Training", 3, 80),
+        (120, "Evaluating", 20, None),
+        (500, "Publishing", 20, 3),
+    ):
+        now[0] = float(at)
+        found.see(a_run(stage=stage, completedEpochs=completed, epochs=20, remainingSeconds=left))
+    assert (found.said_s, found.took_s) == (90, 100)
+    assert found.sentence == "after a tenth of the epochs it said 90 s more; it took 100 s (10% off)"
+    assert Foretold().sentence == ""
 
 
 def test_the_series_are_those_of_the_run_and_only_once_it_succeeded() -> None:

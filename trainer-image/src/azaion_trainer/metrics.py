@@ -120,9 +120,9 @@ class MeteredListener:
             metrics.loss.labels(component).set(value)
         self._inner.batch_done(trainer)
 
-    def validating(self, trainer: RunTrainer) -> None:
+    def validating(self, trainer: RunTrainer, fraction: float) -> None:
         self._batch_ended = None  # what follows is no step
-        self._inner.validating(trainer)
+        self._inner.validating(trainer, fraction)
 
     def epoch_done(self, result: EpochResult) -> None:
         self._metrics.epoch.set(result.epoch)

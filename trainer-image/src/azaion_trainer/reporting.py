@@ -44,6 +44,7 @@ class StageReporter:
         self._clock = clock
         self._lock = threading.RLock()
         self._sent = -math.inf
+        self._began = clock()
         self._report = RunReport(pod_uid=pod_uid, sequence=1, time=utc_now(), stage=stage, boot_id=boot_id())
 
     @property
@@ -59,10 +60,14 @@ class StageReporter:
     def publish(self, **changes: Any) -> None:
         """Replace fields of the RunReport and send it now."""
         with self._lock:
-            self._report = msgspec.structs.replace(
-                self._report, sequence=self._reporter.next_sequence(), time=utc_now(), **changes
-            )
             self._sent = self._clock()
+            self._report = msgspec.structs.replace(
+                self._report,
+                sequence=self._reporter.next_sequence(),
+                time=utc_now(),
+                elapsed_seconds=round(self._sent - self._began, 1),
+                **changes,
+            )
             self._reporter.send(self._report)
 
     def progress(self, activity: str, fraction: float, remaining_seconds: float | None = None) -> None:

@@ -397,15 +397,13 @@ class ReportingListener:
         self.report()
 
     def batch_done(self, trainer: RunTrainer) -> None:
-        fraction = self._epoch_fraction(trainer)
         activity = f"epoch {trainer.position.epoch + 1} of {trainer.epochs}"
-        self._progress(trainer, activity, trainer.position.epoch + fraction)
+        self._progress(trainer, activity, self._epoch_fraction(trainer))
 
-    def validating(self, trainer: RunTrainer) -> None:
-        self._validating_s = trainer.epoch_seconds
-        # Its batches are done, and yet the epoch is not.
-        done = trainer.position.epoch + 0.999
-        self._progress(trainer, f"validating epoch {trainer.position.epoch + 1}", done)
+    def validating(self, trainer: RunTrainer, fraction: float) -> None:
+        if not fraction:
+            self._validating_s = trainer.epoch_seconds
+        self._progress(trainer, f"validating epoch {trainer.position.epoch + 1}", 1.0, fraction)
 
     def epoch_done(self, result: EpochResult) -> None:
         metrics: dict[str, float] = result.metrics
@@ -466,20 +464,24 @@ class ReportingListener:
     def _epoch_fraction(self, trainer: RunTrainer) -> float:
         return float(trainer.position.images_seen / trainer.train_loader.order.reading.images)
 
-    def _progress(self, trainer: RunTrainer, activity: str, done: float) -> None:
-        """`done` epochs of all; the rest takes as long as the last epochs did."""
+    def _progress(self, trainer: RunTrainer, activity: str, batches: float, validated: float = 0.0) -> None:
+        """How far the epoch under way is, as parts of its batches and of its validation."""
+        done = trainer.position.epoch + self._epoch_part(batches, validated)
         self._report.progress(activity, done / trainer.epochs, self._remaining_s(trainer, done))
 
+    def _epoch_part(self, batches: float, validated: float) -> float:
+        """Which part of an epoch's time has passed."""
+        return batches * self._batches_share + validated * (1.0 - self._batches_share)
+
     def _remaining_s(self, trainer: RunTrainer, done: float) -> float | None:
-        """Seconds to the end of the training; `done` counts epochs, the one under way by its batches."""
+        """Seconds to the end of the training, when the time of so many epochs has passed."""
         if self._pace_s:
             epoch_s = statistics.median(self._pace_s)
         elif trainer.setup.heart.batch_s is not None:
             epoch_s = trainer.setup.heart.batch_s * len(trainer.train_loader) / self._batches_share
         else:
             return None
-        completed, part = divmod(done, 1.0)
-        return epoch_s * max(0.0, float(trainer.epochs) - completed - part * self._batches_share)
+        return epoch_s * max(0.0, float(trainer.epochs) - done)
 
 
 def thinned(rows: list[EpochRow]) -> list[EpochRow]:

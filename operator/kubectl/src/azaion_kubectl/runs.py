@@ -156,7 +156,7 @@ def _attempts(screen: Screen, run: TrainingRun) -> None:
                 str(a.batch or "-"),
                 "-" if a.exit_code is None else str(a.exit_code),
                 a.node or "-",
-                a.message,
+                a.words,
             )
             for a in run.status.attempts
         ),
