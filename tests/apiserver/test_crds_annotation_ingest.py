@@ -136,8 +136,8 @@ REFUSED: list[tuple[Document, str, str]] = [
         "storage",
         "Invalid value: data, dataSeed and dataDeleted have to be three different directories",
     ),
-    ({"storage": {"data": "models"}}, "storage.data", f"Invalid value: {TAKEN}"),
-    ({"storage": {"dataDeleted": "data-rejected"}}, "storage.dataDeleted", f"Invalid value: {TAKEN}"),
+    ({"storage": {"data": "models"}}, "storage.data", f'Invalid value: "models": {TAKEN}'),
+    ({"storage": {"dataDeleted": "data-rejected"}}, "storage.dataDeleted", f'Invalid value: "data-rejected": {TAKEN}'),
     (
         {"classCount": 0},
         "classCount",

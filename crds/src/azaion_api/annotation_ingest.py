@@ -163,45 +163,50 @@ class AnnotationIngestSpec(Resource, frozen=True, kw_only=True):
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            rule="self.storage.data != self.storage.dataSeed && self.storage.data != self.storage.dataDeleted && self.storage.dataSeed != self.storage.dataDeleted",
-            field_path=".storage",
+            at="storage",
+            rule="!has(self.data) || (self.data != self.dataSeed && self.data != self.dataDeleted && self.dataSeed != self.dataDeleted)",
             message="data, dataSeed and dataDeleted have to be three different directories",
         ),
         *(
             Rule(
-                rule=f"!(self.storage.{name} in {list(_TAKEN)})",
-                field_path=f".storage.{name}",
+                at=f"storage.{name}",
+                rule=f"!(self in {list(_TAKEN)})",
                 message=f"this directory belongs to another part of the system ({', '.join(_TAKEN)} are taken); choose another name",
             )
             for name in ("data", "dataSeed", "dataDeleted")
         ),
         Rule(
-            rule="self.stream.startFrom.type != 'Timestamp' || has(self.stream.startFrom.timestamp)",
-            field_path=".stream.startFrom.timestamp",
+            at="stream.startFrom",
+            rule="!has(self.type) || self.type != 'Timestamp' || has(self.timestamp)",
+            field_path=".timestamp",
             message="type Timestamp needs a time, for example 2026-01-31T00:00:00Z",
             reason="FieldValueRequired",
         ),
         Rule(
-            rule="self.stream.startFrom.type != 'Offset' || has(self.stream.startFrom.offset)",
-            field_path=".stream.startFrom.offset",
+            at="stream.startFrom",
+            rule="!has(self.type) || self.type != 'Offset' || has(self.offset)",
+            field_path=".offset",
             message="type Offset needs the first offset wanted, for example 0",
             reason="FieldValueRequired",
         ),
         Rule(
-            rule="self.stream.startFrom.type == 'Timestamp' || !has(self.stream.startFrom.timestamp)",
-            field_path=".stream.startFrom.timestamp",
+            at="stream.startFrom",
+            rule="!has(self.timestamp) || self.type == 'Timestamp'",
+            field_path=".timestamp",
             message="a timestamp has an effect with type Timestamp only; set type: Timestamp or leave it out",
             reason="FieldValueForbidden",
         ),
         Rule(
-            rule="self.stream.startFrom.type == 'Offset' || !has(self.stream.startFrom.offset)",
-            field_path=".stream.startFrom.offset",
+            at="stream.startFrom",
+            rule="!has(self.offset) || self.type == 'Offset'",
+            field_path=".offset",
             message="an offset has an effect with type Offset only; set type: Offset or leave it out",
             reason="FieldValueForbidden",
         ),
         Rule(
-            rule="self.stream.tls.enabled || !has(self.stream.tls.caSecretName)",
-            field_path=".stream.tls.caSecretName",
+            at="stream.tls",
+            rule="!has(self.caSecretName) || self.enabled",
+            field_path=".caSecretName",
             message="a private CA has an effect with TLS only; set enabled: true beside it or leave it out",
             reason="FieldValueForbidden",
         ),

@@ -19,9 +19,10 @@ _SENTENCE = "sentence"
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """One CEL rule of the API server.
+    """One CEL rule of the API server, for the part or field at `at` of the class that lists it (`dataset.split`).
 
-    `rule` must hold; `message` is what a person reads when it does not: what is wrong and what to do. The API
+    The API server asks every rule at each write of a status as well, and for each field that a rule names it makes anew
+    the list of all its neighbours. So a rule stands as deep as it can. `rule` must hold; `message` is what a person reads when it does not: what is wrong and what to do. The API
     server puts the path of the field before it (`field_path`, relative to where the rule stands, as `.training.batch`),
     so the message does not repeat it. `message_expression` is CEL for a message with the offending value in it;
     `message` stands in when it cannot be evaluated.
@@ -32,6 +33,7 @@ class Rule(msgspec.Struct, frozen=True):
     field_path: str | None = None
     reason: str = "FieldValueInvalid"
     message_expression: str | None = None
+    at: str = ""
 
     def to_schema(self) -> Schema:
         found: Schema = {"rule": self._guarded(), "message": self.message, "reason": self.reason}
@@ -44,8 +46,8 @@ class Rule(msgspec.Struct, frozen=True):
     def _guarded(self) -> str:
         """The rule, true where the part it speaks of is absent.
 
-        No stored object lacks a part that has a default, but the API server also checks the default `{}` of a spec
-        against the rules, and that before it fills in the parts' own defaults.
+        No stored object lacks a part that has a default, but the API server also checks a default `{}` against the
+        rules, and that before it fills in the parts' own defaults.
         """
         part = (self.field_path or "").removeprefix(".").partition(".")[0]
         if part in ("", "metadata") or f"has(self.{part})" in self.rule:
@@ -64,28 +66,29 @@ class Frozen(msgspec.Struct, frozen=True):
     message: str
 
     def add_to(self, schema: Schema) -> None:
-        """Write the rules into the schema of the class.
-
-        They stand at the fields themselves and read little: the API server asks them at every write of a status as
-        well, and for each field a rule names it makes anew the list of all its neighbours.
-        """
+        """Write the rules into the schema of the class: at the fields themselves."""
         for path in self.paths:
-            parent = schema
-            *above, name = path.split(".")
-            for part in above:
-                parent = parent["properties"][part]
-            field = parent["properties"][name]
-            _add_rule(field, self._rule("self == oldSelf"))
-            if "default" not in field:
+            _add_rule(schema, self._rule("self == oldSelf", at=path))
+            if "default" not in _part(schema, path):
                 # The field's own rule is not asked where there was none, or is none any more.
-                _add_rule(parent, self._rule(f"has(self.{name}) == has(oldSelf.{name})", f".{name}"))
+                parent, _, name = path.rpartition(".")
+                _add_rule(schema, self._rule(f"has(self.{name}) == has(oldSelf.{name})", f".{name}", at=parent))
 
-    def _rule(self, rule: str, field_path: str | None = None) -> Rule:
-        return Rule(rule=rule, message=self.message, field_path=field_path, reason="FieldValueForbidden")
+    def _rule(self, rule: str, field_path: str | None = None, *, at: str) -> Rule:
+        return Rule(rule=rule, message=self.message, field_path=field_path, reason="FieldValueForbidden", at=at)
+
+
+def _part(schema: Schema, path: str) -> Schema:
+    """The schema of a part or field."""
+    for name in path.split(".") if path else ():
+        schema = schema["properties"][name]
+    return schema
 
 
 def _add_rule(schema: Schema, rule: Rule) -> None:
-    schema["x-kubernetes-validations"] = [*schema.get("x-kubernetes-validations", ()), rule.to_schema()]
+    """Write the rule to where it stands."""
+    part = _part(schema, rule.at)
+    part["x-kubernetes-validations"] = [*part.get("x-kubernetes-validations", ()), rule.to_schema()]
 
 
 def sentence(text: str) -> dict[str, str]:
@@ -205,8 +208,8 @@ def _struct(info: inspect.StructType, where: str) -> Schema:
     if info.cls.__doc__:
         found["description"] = " ".join(info.cls.__doc__.split())
     rules: tuple[Rule, ...] = getattr(info.cls, "RULES", ())
-    if rules:
-        found["x-kubernetes-validations"] = [rule.to_schema() for rule in rules]
+    for rule in rules:
+        _add_rule(found, rule)
     frozen: tuple[Frozen, ...] = getattr(info.cls, "FROZEN", ())
     for fields in frozen:
         fields.add_to(found)

@@ -659,13 +659,13 @@ def _parameter_values(kind: ArgumentKind) -> Rule:
     """The parameters of one kind have values that can be read as that kind."""
     wrong = (
         f"k in {_names(name for name, of in ALLOWED_PARAMETERS.items() if of == kind)} "
-        f"&& !self.training.parameters[k].matches('{_VALUE_PATTERNS[kind]}')"
+        f"&& !self[k].matches('{_VALUE_PATTERNS[kind]}')"
     )
     return Rule(
-        rule=f"!has(self.training.parameters) || !self.training.parameters.exists(k, {wrong})",
-        field_path=".training.parameters",
+        at="training.parameters",
+        rule=f"!self.exists(k, {wrong})",
         message=f"give {_VALUE_WORDS[kind]}",
-        message_expression=f"'%s: give {_VALUE_WORDS[kind]}'.format([self.training.parameters.filter(k, {wrong})])",
+        message_expression=f"'%s: give {_VALUE_WORDS[kind]}'.format([self.filter(k, {wrong})])",
     )
 
 
@@ -677,46 +677,43 @@ _WHY_NOT_ALLOWED = (
 )
 
 
-_SPLIT_SUM = "self.dataset.split.train + self.dataset.split.valid + self.dataset.split.test"
-
-
 class TrainingRunSpec(Resource, frozen=True, kw_only=True):
     """What to train, on what, and what becomes of it. An empty spec is a full training with the founding values."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            rule=f"{_SPLIT_SUM} == 100",
-            field_path=".dataset.split",
+            at="dataset.split",
+            rule="!has(self.train) || self.train + self.valid + self.test == 100",
             message="train, valid and test are percentages and have to sum to 100, for example 70, 20 and 10",
-            message_expression="'train %d, valid %d and test %d have to sum to 100 percent'.format([self.dataset.split.train, self.dataset.split.valid, self.dataset.split.test])",
+            message_expression="'train %d, valid %d and test %d have to sum to 100 percent'.format([self.train, self.valid, self.test])",
         ),
         Rule(
-            rule="self.dataset.split.train > 0 && self.dataset.split.valid > 0",
-            field_path=".dataset.split",
+            at="dataset.split",
+            rule="!has(self.train) || (self.train > 0 && self.valid > 0)",
             message="train and valid need at least 1 percent each, training cannot do without them",
         ),
         Rule(
-            rule="type(self.training.batch) == int ? (self.training.batch >= 1 && self.training.batch <= 4096) : self.training.batch == 'Auto'",
-            field_path=".training.batch",
+            at="training.batch",
+            rule="type(self) == int ? (self >= 1 && self <= 4096) : self == 'Auto'",
             message="has to be a number of images from 1 to 4096, or Auto to fit the GPU's memory",
         ),
         Rule(
-            rule="self.recovery.gpuGuard.resumeBelowCelsius < self.recovery.gpuGuard.maxCelsius",
-            field_path=".recovery.gpuGuard",
+            at="recovery.gpuGuard",
+            rule="!has(self.maxCelsius) || self.resumeBelowCelsius < self.maxCelsius",
             message="resumeBelowCelsius has to be lower than maxCelsius, for example 75 and 90",
         ),
         Rule(
-            rule=f"!has(self.training.parameters) || !self.training.parameters.exists(k, {_NOT_ALLOWED})",
-            field_path=".training.parameters",
+            at="training.parameters",
+            rule=f"!self.exists(k, {_NOT_ALLOWED})",
             message=f"a name is not an ultralytics argument that may be set here: {_WHY_NOT_ALLOWED}",
-            message_expression=f"'%s may not be set here: {_WHY_NOT_ALLOWED}'.format([self.training.parameters.filter(k, {_NOT_ALLOWED})])",
+            message_expression=f"'%s may not be set here: {_WHY_NOT_ALLOWED}'.format([self.filter(k, {_NOT_ALLOWED})])",
         ),
         *(_parameter_values(kind) for kind in _VALUE_PATTERNS),
         Rule(
-            rule="self.training.epochs >= oldSelf.training.epochs",
-            field_path=".training.epochs",
+            at="training.epochs",
+            rule="self >= oldSelf",
             message="can only be raised; to end a run early suspend or delete it, its checkpoints stay",
-            message_expression="'can only be raised, it is %d now; to end a run early suspend or delete it, its checkpoints stay'.format([oldSelf.training.epochs])",
+            message_expression="'can only be raised, it is %d now; to end a run early suspend or delete it, its checkpoints stay'.format([oldSelf])",
             reason="FieldValueForbidden",
         ),
     )
