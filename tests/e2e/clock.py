@@ -58,7 +58,7 @@ class Clock:
         variables = ", ".join(
             f'Object.spec.containers.env{{name: "{name}", value: "{value}"}}' for name, value in _ENVIRONMENT.items()
         )
-        claim = f'Object.spec.volumes.persistentVolumeClaim{{claimName: "{self._claim}", readOnly: true}}'
+        claim = f'Object.spec.volumes.persistentVolumeClaim{{claimName: "{self._claim}"}}'
         mount = f'{{name: "clock", mountPath: "{_MOUNT}", subPath: "{self._directory.name}", readOnly: true}}'
         expression = (
             "Object{spec: Object.spec{"

@@ -105,8 +105,8 @@ class RunReport(Report, frozen=True, kw_only=True, rename="camel", omit_defaults
     stage: Stage
     #: Start of the machine the pod runs on; another one since means that the machine went down meanwhile.
     boot_id: str = ""
-    #: How long the pod has worked, by a clock that nobody can set; 0 when it does not say.
-    elapsed_seconds: float = 0.0
+    #: How long the pod has worked, by a clock that nobody can set; None when it does not say.
+    elapsed_seconds: float | None = None
     progress: Progress = msgspec.field(default_factory=Progress)
     training: TrainingProgress | None = None
     dataset: DatasetStatus | None = None

@@ -325,6 +325,6 @@ def _with_active(attempt: Attempt, report: RunReport | None, end: datetime | Non
     if attempt.started is None or until is None:
         return attempt
     seconds = (until - attempt.started).total_seconds()
-    if report is not None and report.elapsed_seconds:
+    if report is not None and report.elapsed_seconds is not None:
         seconds = report.elapsed_seconds + max(0.0, (until - report.time).total_seconds())
     return msgspec.structs.replace(attempt, active_seconds=max(attempt.active_seconds, int(seconds)))

@@ -244,10 +244,13 @@ def test_active_seconds_add_up_over_attempts_and_operator_restarts() -> None:
 
 
 @pytest.mark.parametrize("set_by_s", [3600, -3600])
-def test_active_seconds_are_the_pods_own_whatever_the_machines_clock_is_set_to(set_by_s: float) -> None:
-    told = make.report(TRAIN, elapsed_seconds=4.2, time=make.ago(2 - set_by_s))
+@pytest.mark.parametrize(("elapsed_s", "expected_s"), [(0.0, 0), (4.2, 4)])
+def test_active_seconds_are_the_pods_own_whatever_the_machines_clock_is_set_to(
+    set_by_s: float, elapsed_s: float, expected_s: int
+) -> None:
+    told = make.report(TRAIN, elapsed_seconds=elapsed_s, time=make.ago(2 - set_by_s))
     running = count(TrainingRunStatus(), (), (make.pod(TRAIN),), make.by_pod(told), make.NOW)
-    assert running.active_seconds == 4
+    assert running.active_seconds == expected_s
 
 
 def test_a_pod_that_was_killed_has_worked_from_its_last_report_to_its_end() -> None:

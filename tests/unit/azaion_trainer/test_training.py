@@ -140,6 +140,14 @@ def test_a_whole_training_reports_every_epoch_and_leaves_verified_files(
     ]
 
 
+def test_of_the_epoch_checkpoints_the_best_the_last_two_and_every_k_th_stay(scenes: Layout) -> None:
+    context = context_of(scenes, "kept", epochs=8, save_period=3)
+    train(context)
+    best = progress(context).best_epoch
+    found = {int(path.stem.removeprefix("epoch")) for path in (context.run.train / "weights").glob("epoch*.pt")}
+    assert found == {3, 6, 7, 8, best}
+
+
 #: An epoch looks 6 times: after each of 4 batches, when validation begins, after its one batch.
 @pytest.mark.parametrize(
     ("stops", "where"),
