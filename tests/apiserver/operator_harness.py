@@ -100,6 +100,12 @@ class Operator:
     def log(self) -> str:
         return "".join(path.read_text() for path in sorted(self._directory.glob("operator-*.log")))
 
+    def require_no_defect(self, told: int = 0) -> None:
+        """Nothing told from that character of the log on is a defect, and nothing that was asked for was refused."""
+        log = self.log[told:]
+        assert "forbidden" not in log, log
+        assert '"trace"' not in log, log
+
     @property
     def runs(self) -> bool:
         return self._process is not None and self._process.poll() is None

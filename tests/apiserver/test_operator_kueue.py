@@ -87,7 +87,7 @@ def operator(namespace: Namespace, node: Node, tmp_path: Path) -> Iterator[Opera
     yield found
     node.clear()
     found.stop()
-    assert "forbidden" not in found.log, found.log
+    found.require_no_defect()
 
 
 def admit(node: Node, job: str, admitted: bool) -> None:

@@ -125,7 +125,11 @@ class Bench:
                     row |= await step(client)
                 for namespace in (self._ours, self._bare):
                     await client.request("DELETE", f"/api/v1/namespaces/{namespace}")
+                self._operator.require_no_defect()
                 return row
+        except TimeoutError:
+            print(self._operator.log[-8000:], flush=True)
+            raise
         finally:
             self._operator.kill()
 
