@@ -98,6 +98,7 @@ class Watching:
 
     async def __aenter__(self) -> Watching:
         self._task = asyncio.create_task(self._follow_for_ever(await self._list()))
+        self._task.add_done_callback(lambda _: self._wake(*self._waiting))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -149,6 +150,8 @@ class Watching:
         try:
             async with asyncio.timeout(timeout_s):
                 while not holds(self.objects):
+                    if self._task is not None and self._task.done():
+                        self._task.result()  # what ended it is the reason
                     changed.clear()
                     await changed.wait()
         except TimeoutError:
