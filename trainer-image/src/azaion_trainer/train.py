@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import statistics
 from collections import deque
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 CURRENT = "Current"
 #: Epochs whose median time foretells the rest.
 _PACE_EPOCHS = 20
+#: Validations of which the shortest tells how long they take.
+_TELLING_VALIDATIONS = 10
 _MAP50, _MAP50TO95 = "metrics/mAP50(B)", "metrics/mAP50-95(B)"
 _PRECISION, _RECALL = "metrics/precision(B)", "metrics/recall(B)"
 
@@ -342,22 +345,55 @@ def _plot_results(context: StageContext) -> None:
         log.warning("results.png could not be drawn: %s", error)
 
 
+@dataclasses.dataclass
+class EpochPace:
+    """How long an epoch takes: its batches by their median, its validation by the least that was seen.
+
+    A model that knows nothing yet finds thousands of boxes, so that the first validations take several times as long as
+    the others. Until some were seen, what the plan measured counts as well. Seconds.
+    """
+
+    batches_s: deque[float] = dataclasses.field(default_factory=lambda: deque(maxlen=_PACE_EPOCHS))
+    validations: int = 0
+    least_validation_s: float | None = None
+    planned_validation_s: float | None = None
+
+    def epoch_done(self, batches_s: float, validation_s: float) -> None:
+        self.batches_s.append(batches_s)
+        self.validations += 1
+        self.least_validation_s = min(self.least_validation_s or validation_s, validation_s)
+
+    @property
+    def validation_s(self) -> float:
+        planned_s = self.planned_validation_s if self.validations < _TELLING_VALIDATIONS else None
+        return min((s for s in (self.least_validation_s, planned_s) if s is not None), default=0.0)
+
+    def state(self) -> State:
+        return {"batches": list(self.batches_s), "validations": self.validations, "validation": self.least_validation_s}
+
+    @classmethod
+    def of(cls, state: State, history: list[EpochRow]) -> EpochPace:
+        """As it was saved; a checkpoint of before knows the epochs' whole times only."""
+        saved = state.get("pace")
+        if saved is None:
+            return cls(deque((row.seconds for row in history[-_PACE_EPOCHS:]), _PACE_EPOCHS))
+        return cls(deque(saved["batches"], _PACE_EPOCHS), saved["validations"], saved["validation"])
+
+
 class ReportingListener:
     """Turns what the trainer says into the stage's report."""
 
     def __init__(self, context: StageContext, search: Search) -> None:
         self._report: StageReporter = context.report
         self._context = context
-        self._pace_s: deque[float] = deque(maxlen=_PACE_EPOCHS)
+        self._pace = EpochPace()
         self._history: list[EpochRow] = []
-        #: Part of an epoch's time that its batches take; the rest is validation.
-        self._batches_share = 1.0
         #: Seconds into the epoch when its validation began.
         self._validating_s = 0.0
         state = search.found.state if search.found else None
         if state is not None:
             self._history = msgspec.convert(state["history"], list[EpochRow])
-            self._pace_s.extend(row.seconds for row in self._history[-_PACE_EPOCHS:])
+            self._pace = EpochPace.of(state, self._history)
         self._training = self._before(context, search, state)
 
     def _before(self, context: StageContext, search: Search, state: State | None) -> TrainingProgress:
@@ -381,7 +417,7 @@ class ReportingListener:
     def state(self) -> State:
         """What of the report goes into the checkpoint, so that a resumed attempt's report is whole."""
         progress = msgspec.to_builtins(msgspec.structs.replace(self._training, history=(), checkpoint=None))
-        return {"history": msgspec.to_builtins(self._history), "progress": progress}
+        return {"history": msgspec.to_builtins(self._history), "progress": progress, "pace": self._pace.state()}
 
     def report(self) -> None:
         self._report.publish(training=self._training)
@@ -389,7 +425,7 @@ class ReportingListener:
     def planned(self, plan: RunPlanStatus) -> None:
         batches_s = plan.batches_per_epoch * float(plan.seconds_per_batch)
         epoch_s = plan.training_seconds / max(self._context.task.spec.training.epochs, 1)
-        self._batches_share = min(1.0, batches_s / epoch_s) if epoch_s > 0 else 1.0
+        self._pace.planned_validation_s = max(0.0, epoch_s - batches_s)
         self._report.publish(plan=plan)
 
     def began(self, trainer: RunTrainer) -> None:
@@ -407,9 +443,8 @@ class ReportingListener:
 
     def epoch_done(self, result: EpochResult) -> None:
         metrics: dict[str, float] = result.metrics
-        self._pace_s.append(result.seconds)
-        if 0 < self._validating_s < result.seconds:
-            self._batches_share = self._validating_s / result.seconds
+        batches_s = min(self._validating_s or result.seconds, result.seconds)
+        self._pace.epoch_done(batches_s, result.seconds - batches_s)
         train_losses = [value for name, value in metrics.items() if name.startswith("train/")]
         losses = {name: finite(value) for name, value in metrics.items() if name.startswith(("train/", "val/"))}
         train_loss = finite(sum(train_losses))
@@ -466,22 +501,21 @@ class ReportingListener:
 
     def _progress(self, trainer: RunTrainer, activity: str, batches: float, validated: float = 0.0) -> None:
         """How far the epoch under way is, as parts of its batches and of its validation."""
-        done = trainer.position.epoch + self._epoch_part(batches, validated)
-        self._report.progress(activity, done / trainer.epochs, self._remaining_s(trainer, done))
+        epoch, batches_s = trainer.position.epoch, self._batches_s(trainer)
+        if batches_s is None:
+            self._report.progress(activity, epoch / trainer.epochs, None)
+            return
+        epoch_s = batches_s + self._pace.validation_s
+        passed_s = batches * batches_s + validated * self._pace.validation_s
+        done = epoch + (passed_s / epoch_s if epoch_s else 0.0)
+        self._report.progress(activity, done / trainer.epochs, (trainer.epochs - epoch) * epoch_s - passed_s)
 
-    def _epoch_part(self, batches: float, validated: float) -> float:
-        """Which part of an epoch's time has passed."""
-        return batches * self._batches_share + validated * (1.0 - self._batches_share)
-
-    def _remaining_s(self, trainer: RunTrainer, done: float) -> float | None:
-        """Seconds to the end of the training, when the time of so many epochs has passed."""
-        if self._pace_s:
-            epoch_s = statistics.median(self._pace_s)
-        elif trainer.setup.heart.batch_s is not None:
-            epoch_s = trainer.setup.heart.batch_s * len(trainer.train_loader) / self._batches_share
-        else:
-            return None
-        return epoch_s * max(0.0, float(trainer.epochs) - done)
+    def _batches_s(self, trainer: RunTrainer) -> float | None:
+        """Seconds that the batches of an epoch take; None before the first."""
+        if self._pace.batches_s:
+            return statistics.median(self._pace.batches_s)
+        batch_s = trainer.setup.heart.batch_s
+        return None if batch_s is None else batch_s * len(trainer.train_loader)
 
 
 def thinned(rows: list[EpochRow]) -> list[EpochRow]:
