@@ -22,9 +22,11 @@ class Rule(msgspec.Struct, frozen=True):
     """One CEL rule of the API server, for the part or field at `at` of the class that lists it (`dataset.split`).
 
     The API server asks every rule at each write of a status as well, and for each field that a rule names it makes anew
-    the list of all its neighbours. So a rule stands as deep as it can. `rule` must hold; `message` is what a person reads when it does not: what is wrong and what to do. The API
-    server puts the path of the field before it (`field_path`, relative to where the rule stands, as `.training.batch`),
-    so the message does not repeat it. `message_expression` is CEL for a message with the offending value in it;
+    the list of all its neighbours. So a rule stands as deep as it can.
+
+    `rule` must hold; `message` is what a person reads when it does not: what is wrong and what to do. The API server
+    puts the path of the field before it (`field_path`, relative to where the rule stands, as `.timestamp`), so the
+    message does not repeat it. `message_expression` is CEL for a message with the offending value in it;
     `message` stands in when it cannot be evaluated.
     """
 

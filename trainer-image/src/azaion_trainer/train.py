@@ -361,7 +361,8 @@ class EpochPace:
     def epoch_done(self, batches_s: float, validation_s: float) -> None:
         self.batches_s.append(batches_s)
         self.validations += 1
-        self.least_validation_s = min(self.least_validation_s or validation_s, validation_s)
+        least_s = self.least_validation_s
+        self.least_validation_s = validation_s if least_s is None else min(least_s, validation_s)
 
     @property
     def validation_s(self) -> float:
