@@ -10,20 +10,16 @@ from pathlib import Path
 from typing import Final
 
 from cluster import Cluster
+from tests import faketime
 from tests.demo.clusters import NAMESPACE
 from tests.e2e.platform import Platform
 
-LIBRARY: Final = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
 _NAME: Final = "azaion-test-clock"
-_MOUNT: Final = "/clock"
+_MOUNT: Final = Path("/clock")
+_LIBRARY: Final = "libfaketime.so"
+_OFFSET: Final = "offset"
 _GROUP: Final = "admissionregistration.k8s.io/v1"
-_ENVIRONMENT: Final = {
-    "LD_PRELOAD": f"{_MOUNT}/{LIBRARY.name}",
-    "FAKETIME_TIMESTAMP_FILE": f"{_MOUNT}/offset",
-    # Seconds an offset is remembered: the file is not read at every look at the clock.
-    "FAKETIME_CACHE_DURATION": "1",
-    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-}
+_ENVIRONMENT: Final = faketime.environment(_MOUNT / _LIBRARY, _MOUNT / _OFFSET, cached_s=1)
 
 
 class Clock:
@@ -38,7 +34,7 @@ class Clock:
     def put_up(self) -> None:
         """From now on pods of runs, and the operator, start with this clock, which shows the right time."""
         self._directory.mkdir(exist_ok=True)
-        (self._directory / LIBRARY.name).write_bytes(LIBRARY.read_bytes())
+        (self._directory / _LIBRARY).write_bytes(faketime.library().read_bytes())
         self.move(0)
         self._platform.access.apply(self._policy(), self._binding())
 
@@ -52,7 +48,7 @@ class Clock:
         """Set it so far from the right time; within a second everybody sees it."""
         beside = self._directory / ".offset"
         beside.write_text(f"{hours:+d}h\n")
-        beside.replace(self._directory / "offset")
+        beside.replace(self._directory / _OFFSET)
 
     def _policy(self) -> dict[str, object]:
         variables = ", ".join(
