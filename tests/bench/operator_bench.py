@@ -222,6 +222,8 @@ class Bench:
 
         async def follow(reactions: asyncio.TaskGroup) -> None:
             async for type_, item in client.watch(where, listed["metadata"]["resourceVersion"]):
+                if type_ == "ERROR":
+                    raise RuntimeError(f"the watch of {where} ended: {item.get('message')}")
                 if type_ != "DELETED":
                     reactions.create_task(react(client, item))
             raise RuntimeError(f"the watch of {where} ended")

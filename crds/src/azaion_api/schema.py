@@ -7,7 +7,7 @@ from msgspec's type information directly instead of being mended after `msgspec.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -248,9 +248,10 @@ def _bounds(**limits: Any) -> Schema:
 
 
 def without_none(value: Any) -> Any:
-    """Plain JSON with every None dropped from maps, as the API server stores it."""
-    if isinstance(value, Mapping):
+    """Plain JSON (dictionaries, lists, tuples) with every None dropped from maps, as the API server stores it."""
+    # Asked of every field of every status that is written: of the classes alone, not of what is like them.
+    if type(value) is dict:
         return {key: without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         return [without_none(item) for item in value]
     return value

@@ -89,6 +89,9 @@ class Table(Generic[ItemT]):
     def owned(self, owner: Key) -> tuple[ItemT, ...]:
         return tuple(self._by_name[name] for name in sorted(self._by_owner.get(owner, ())))
 
+    def count_owned(self, owner: Key) -> int:
+        return len(self._by_owner.get(owner, ()))
+
     def put(self, item: ItemT) -> bool:
         """Take the object unless the same or a newer state of it is known; whether anything changed."""
         name = item.metadata.name

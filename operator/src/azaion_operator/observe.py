@@ -116,7 +116,7 @@ class Observer:
         kept: dict[str, tuple[object, Entry]] = {}
         for run in self._cache.unfinished_runs():
             name = run.metadata.name
-            jobs = len(self._cache.jobs.owned(Key(Kind.TRAINING_RUN, name)))
+            jobs = self._cache.jobs.count_owned(Key(Kind.TRAINING_RUN, name))
             basis = (run.metadata.resource_version, jobs, self._cache.lines.revision, self._cache.storage_revision)
             known = self._entries.get(name)
             if known is None or known[0] != basis:

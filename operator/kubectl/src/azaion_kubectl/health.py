@@ -22,11 +22,11 @@ from azaion_api.health import (
 )
 from azaion_api.names import API_VERSION
 from azaion_api.report import StorageReport
-from azaion_api.resources import TrainingRun
+from azaion_api.resources import TrainingRun, to_plain
 from azaion_api.training_run import TrainingRunSpec
 from azaion_kubectl.access import Kubectl, convert
 from azaion_kubectl.errors import CommandError
-from azaion_kubectl.screen import Screen, ago, now, plain
+from azaion_kubectl.screen import Screen, ago, now
 
 _MARKS = {Outcome.OK: "ok", Outcome.FAILED: "FAIL", Outcome.UNKNOWN: "?", Outcome.SKIPPED: "-"}
 _FRESH = timedelta(minutes=15)
@@ -53,7 +53,7 @@ def show(screen: Screen, report: HealthReport, *, as_json: bool) -> int:
     """The result as a table, or as JSON; how the command ends."""
     code = exit_code(report)
     if as_json:
-        found = plain(report)
+        found = to_plain(report)
         found |= {"healthy": code is ExitCode.HEALTHY, "exitCode": int(code), "summary": summary(report)}
         screen.json(found)
         return int(code)

@@ -14,12 +14,12 @@ from azaion_api.facts import STORAGE
 from azaion_api.layout import MOUNT_PATH
 from azaion_api.model_line import ModelRecord
 from azaion_api.names import Kind
-from azaion_api.resources import ModelLine
+from azaion_api.resources import ModelLine, to_plain
 from azaion_api.words import size
 from azaion_kubectl.access import Kubectl
 from azaion_kubectl.errors import CommandError
 from azaion_kubectl.runs import find
-from azaion_kubectl.screen import Screen, ago, figure, now, plain
+from azaion_kubectl.screen import Screen, ago, figure, now
 
 _CHUNK = 1 << 20
 #: Of the file of each format.
@@ -54,7 +54,7 @@ def models(kubectl: Kubectl, screen: Screen, line_name: str, *, as_json: bool) -
     """The models of a line, the newest first."""
     line = kubectl.get(Kind.MODEL_LINE, line_name, ModelLine)
     if as_json:
-        screen.json(plain(line))
+        screen.json(to_plain(line))
         return 0
     current, at = line.status.current, now()
     if not line.status.history:

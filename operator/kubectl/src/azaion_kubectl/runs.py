@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from azaion_api.names import API_VERSION, MAX_NAME_LENGTH, Kind
-from azaion_api.resources import TrainingRun
+from azaion_api.resources import TrainingRun, to_plain
 from azaion_api.training_run import FINISHED_PHASES, Phase, Promotion
 from azaion_api.words import duration, plural, size
 from azaion_kubectl.access import Kubectl, convert
 from azaion_kubectl.errors import CommandError
-from azaion_kubectl.screen import Screen, ago, clock, figure, now, plain
+from azaion_kubectl.screen import Screen, ago, clock, figure, now
 
 _FIGURES = (
     ("mAP50-95", "map50to95"), ("mAP50", "map50"), ("precision", "precision"), ("recall", "recall"), ("F1", "f1")
@@ -88,7 +88,7 @@ def describe(kubectl: Kubectl, screen: Screen, name: str, *, as_json: bool) -> i
     """Everything a person asks about a run, the attempts as a table."""
     run = find(kubectl, name)
     if as_json:
-        screen.json(plain(run))
+        screen.json(to_plain(run))
         return 0
     status, spec, at = run.status, run.spec, now()
     screen.title(f"{name}: {word(run)}{f', {status.stage}' if status.stage else ''}")

@@ -9,12 +9,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from azaion_api.schema import without_none
 from azaion_api.words import duration
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -99,11 +97,6 @@ def _console() -> Console:
     if not console.is_terminal:
         return Console(highlight=False, emoji=False, markup=False, width=_PIPE_WIDTH)
     return console
-
-
-def plain(value: msgspec.Struct) -> Any:
-    """JSON-ready, camelCase, without empty optional fields."""
-    return without_none(msgspec.to_builtins(value))
 
 
 def ago(time: datetime | None, now: datetime) -> str:

@@ -13,13 +13,13 @@ from rich.text import Text
 
 from azaion_api.names import JobStage, Kind, report_key, run_report
 from azaion_api.report import EpochRow, RunReport, parse_run_report
-from azaion_api.resources import TrainingRun
+from azaion_api.resources import TrainingRun, to_plain
 from azaion_api.training_run import FINISHED_PHASES, Phase, Stage
 from azaion_api.words import duration, plural
 from azaion_kubectl.access import Kubectl, convert
 from azaion_kubectl.errors import CommandError, NotFoundError, UnreachableError
 from azaion_kubectl.runs import find, word
-from azaion_kubectl.screen import STYLES, Screen, ago, clock, figure, now, plain, sparkline
+from azaion_kubectl.screen import STYLES, Screen, ago, clock, figure, now, sparkline
 
 #: The report with its curves is read at most this often.
 _REPORT_EVERY_S = 3.0
@@ -34,7 +34,7 @@ def watch(kubectl: Kubectl, screen: Screen, name: str, *, as_json: bool) -> int:
     run = find(kubectl, name)
     if as_json:
         for state in _states(kubectl, run):
-            screen.json_line(plain(state))
+            screen.json_line(to_plain(state))
             run = state
     elif screen.terminal:
         run = _live(kubectl, screen, run)
