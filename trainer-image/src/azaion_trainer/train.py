@@ -349,6 +349,8 @@ def _plot_results(context: StageContext) -> None:
 class EpochPace:
     """How long an epoch takes: its batches by their median, its validation by the least that was seen.
 
+    Of two epochs the quicker one is the measure: the first fills caches.
+
     A model that knows nothing yet finds thousands of boxes, so that the first validations take several times as long as
     the others. Until some were seen, what the plan measured counts as well. Seconds.
     """
@@ -514,7 +516,7 @@ class ReportingListener:
     def _batches_s(self, trainer: RunTrainer) -> float | None:
         """Seconds that the batches of an epoch take; None before the first."""
         if self._pace.batches_s:
-            return statistics.median(self._pace.batches_s)
+            return statistics.median_low(self._pace.batches_s)
         batch_s = trainer.setup.heart.batch_s
         return None if batch_s is None else batch_s * len(trainer.train_loader)
 
