@@ -55,7 +55,7 @@ PACES = [
     Pace(epochs=120, batches=2000, batch_s=3.6, validation=0.15, noise=0.05, first=1.5),
     Pace(epochs=50, batches=200, batch_s=1.0, validation=0.2, noise=0.1, first=2.0),
     Pace(epochs=5, batches=400, batch_s=0.5, validation=0.15, noise=0.05),
-    Pace(epochs=16, batches=21, batch_s=0.55, validation=0.12, noise=0.05, early=6.0),
+    Pace(epochs=16, batches=21, batch_s=0.55, validation=0.12, noise=0.05, first=1.15, early=6.0),
     Pace(epochs=1, batches=400, batch_s=0.5, validation=0.15, noise=0.05),
 ]
 
@@ -120,3 +120,5 @@ def test_after_a_tenth_the_rest_is_foretold_within_a_fifth(layout: Layout, pace:
                 is_best=False,
             )
         )
+        # What is sent with the epoch goes by that epoch as well.
+        require_right(context, 0.0, epoch + 1.02)

@@ -34,6 +34,11 @@ def finite(value: float | None, digits: int = 6) -> float | None:
     return round(float(value), digits) if value is not None and math.isfinite(value) else None
 
 
+def _progress(activity: str, fraction: float, remaining_seconds: float | None) -> Progress:
+    fraction = finite(min(max(fraction, 0.0), 1.0), 4) or 0.0
+    return Progress(fraction=fraction, activity=activity, remaining_seconds=finite(remaining_seconds, 1))
+
+
 class StageReporter:
     """Holds the newest report of the pod and sends it; may be used from several threads."""
 
@@ -75,9 +80,13 @@ class StageReporter:
         with self._lock:
             changed = activity != self._report.progress.activity
             if changed or self._clock() - self._sent >= PROGRESS_INTERVAL_S:
-                fraction = finite(min(max(fraction, 0.0), 1.0), 4) or 0.0
-                remaining = finite(remaining_seconds, 1)
-                self.publish(progress=Progress(fraction=fraction, activity=activity, remaining_seconds=remaining))
+                self.publish(progress=_progress(activity, fraction, remaining_seconds))
+
+    def foretell(self, fraction: float, remaining_seconds: float | None) -> None:
+        """Say how far the work is; sent with whatever is sent next."""
+        with self._lock:
+            now = _progress(self._report.progress.activity, fraction, remaining_seconds)
+            self._report = msgspec.structs.replace(self._report, progress=now)
 
     def activity(self, activity: str) -> None:
         """Say what is being done; how far the stage is stays as it was."""

@@ -367,6 +367,14 @@ class EpochPace:
         self.least_validation_s = validation_s if least_s is None else min(least_s, validation_s)
 
     @property
+    def typical_batches_s(self) -> float:
+        return statistics.median_low(self.batches_s)
+
+    @property
+    def epoch_s(self) -> float:
+        return self.typical_batches_s + self.validation_s
+
+    @property
     def validation_s(self) -> float:
         planned_s = self.planned_validation_s if self.validations < _TELLING_VALIDATIONS else None
         return min((s for s in (self.least_validation_s, planned_s) if s is not None), default=0.0)
@@ -448,6 +456,8 @@ class ReportingListener:
         metrics: dict[str, float] = result.metrics
         batches_s = min(self._validating_s or result.seconds, result.seconds)
         self._pace.epoch_done(batches_s, result.seconds - batches_s)
+        epochs = self._training.epochs
+        self._report.foretell(result.epoch / epochs, (epochs - result.epoch) * self._pace.epoch_s)
         train_losses = [value for name, value in metrics.items() if name.startswith("train/")]
         losses = {name: finite(value) for name, value in metrics.items() if name.startswith(("train/", "val/"))}
         train_loss = finite(sum(train_losses))
@@ -516,7 +526,7 @@ class ReportingListener:
     def _batches_s(self, trainer: RunTrainer) -> float | None:
         """Seconds that the batches of an epoch take; None before the first."""
         if self._pace.batches_s:
-            return statistics.median_low(self._pace.batches_s)
+            return self._pace.typical_batches_s
         batch_s = trainer.setup.heart.batch_s
         return None if batch_s is None else batch_s * len(trainer.train_loader)
 
