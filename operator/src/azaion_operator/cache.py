@@ -189,6 +189,9 @@ class Cache:
         """Make the cache what a full LIST showed, and say how many objects it had wrong.
 
         What is newer than the LIST stays. With `device` the LIST was of the Jobs or Pods at the device only.
+
+        An object may be known by a later version than it has: kine, the store of k3s, answers a creation under the name
+        of a deleted object with the version the whole store is at (0.17.5). No watch would mend that; the LIST does.
         """
         table = self._tables[resource]
         before = {item.metadata.name: item.metadata.resource_version for item in table}
@@ -198,7 +201,11 @@ class Cache:
             names.add(name)
             if before.get(name) == now:
                 continue  # the same state of it is known: there is nothing to read
-            wrong += name in before
+            if (known := before.get(name)) is not None:
+                mistaken = _number(now) < _number(known) <= _number(version)
+                wrong += mistaken or _number(known) < _number(now)
+                if mistaken:
+                    table.drop(name)
             self.observe(resource, raw)
         if resource == CONFIG_MAPS and STORAGE_REPORT not in names:
             self._set_storage(None)

@@ -137,6 +137,23 @@ def test_a_list_that_was_under_way_during_a_deletion_does_not_bring_the_object_b
     assert len(cache.jobs) == 1
 
 
+def test_a_version_that_a_creation_was_answered_with_and_that_is_not_the_objects_is_mended_by_a_list(
+    cache: Marked,
+) -> None:
+    cache.observe(LINES, {"metadata": metadata("azaion", 7), "spec": {}})
+    cache.observe(LINES, {"metadata": metadata("azaion", 5), "spec": {}})
+    cache.take()
+    assert cache.replace(LINES, [{"metadata": metadata("azaion", 5), "spec": {}}], "6") == 0
+    line = cache.lines.get("azaion")
+    assert line is not None
+    assert line.metadata.resource_version == "7", "it may have been written after the LIST"
+    assert cache.replace(LINES, [{"metadata": metadata("azaion", 5), "spec": {}}], "8") == 1
+    line = cache.lines.get("azaion")
+    assert line is not None
+    assert line.metadata.resource_version == "5"
+    assert LINE in cache.take()
+
+
 def test_what_is_newer_than_a_list_stays(cache: Marked) -> None:
     cache.observe(RUNS, raw_run("made-after-the-list", 9))
     assert cache.replace(RUNS, [], "8") == 0
