@@ -199,9 +199,10 @@ class Cache:
         for raw in listed:
             name, now = raw["metadata"]["name"], raw["metadata"]["resourceVersion"]
             names.add(name)
-            if before.get(name) == now:
+            known = before.get(name)
+            if known == now:
                 continue  # the same state of it is known: there is nothing to read
-            if (known := before.get(name)) is not None:
+            if known is not None:
                 mistaken = _number(now) < _number(known) <= _number(version)
                 wrong += mistaken or _number(known) < _number(now)
                 if mistaken:
